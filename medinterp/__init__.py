@@ -1,0 +1,1 @@
+"""Diffusion denoising of medical volumes, explained. For research, not diagnosis."""

@@ -1,0 +1,1 @@
+"""How far a result and its explanation can be trusted."""

@@ -1,0 +1,1 @@
+"""Which voxels of which input made a measurement what it is."""

@@ -1,0 +1,1 @@
+"""Denoisers: (x, sigma) to the expected clean image."""

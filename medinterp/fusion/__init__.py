@@ -1,0 +1,1 @@
+"""Registration and fusion of modalities."""

@@ -1,0 +1,1 @@
+"""Schedules and samplers of the reverse diffusion."""

@@ -1,0 +1,1 @@
+"""Oracles, phantoms and conformance suites, public for plugin authors."""

@@ -1,0 +1,1 @@
+"""Training the priors; nothing else imports it."""

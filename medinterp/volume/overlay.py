@@ -1,0 +1,44 @@
+"""An overlay: a map, the volume it lies on, and how a viewer should show it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from medinterp.volume.segmentation import Segmentation
+from medinterp.volume.volume import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Overlay:
+    """A map to be shown over a base volume on the same grid.
+
+    Args:
+        base: the volume underneath.
+        map: one-channel map, same grid.
+        name: short name for file names and viewers, for example "saliency".
+        description: one sentence for legends and DICOM series descriptions.
+        signed: a diverging colour table around zero, else a sequential one from zero.
+        limit: value at the end of the colour table, in the map's unit (positive).
+        segmentation: clusters of the map, if any.
+
+    Raises:
+        GridMismatch: map and base are on different grids.
+    """
+
+    base: Volume
+    map: Volume
+    name: str
+    description: str
+    signed: bool
+    limit: float
+    segmentation: Segmentation | None = None
+
+    def __post_init__(self) -> None:
+        self.base.require_same_grid(self.map, f"the map '{self.name}'")
+
+    @property
+    def peak_mm(self) -> tuple[float, float, float]:
+        """RAS mm of the voxel where the map's magnitude is largest."""
+        index = np.unravel_index(int(np.abs(self.map.voxels[0]).argmax()), self.map.grid.shape)
+        x, y, z = self.map.grid.to_world(index)
+        return float(x), float(y), float(z)

@@ -1,1 +1,27 @@
 """Diffusion denoising of medical volumes, explained. For research, not diagnosis."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "run": "medinterp.app",
+    "plan": "medinterp.app",
+    "RunOptions": "medinterp.app",
+    "read": "medinterp.io",
+    "inspect": "medinterp.io",
+    "Volume": "medinterp.volume",
+    "Grid": "medinterp.volume",
+    "load_pipeline": "medinterp.bundle",
+    "find_bundle": "medinterp.bundle",
+}
+
+__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 - names resolved lazily below
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names on first use, so that ``import medinterp`` stays light (no torch)."""
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'medinterp' has no attribute '{name}'")

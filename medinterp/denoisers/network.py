@@ -95,12 +95,12 @@ class BiasFreeUNet(nn.Module):
         """Return the estimate of the clean image, in the unit of ``x``.
 
         Args:
-            x: noisy image; any size, padded inside to a multiple of 8 by repeating its border.
+            x: noisy image; any size, padded inside to a multiple of 8, and at least 16, by repeating its border.
             sigma: noise standard deviation, in the unit of ``x``, a scalar or a map. Without it (the single-tensor
                 call that MONAI's tools make) each sample's is estimated from its finest diagonal detail.
         """
         shape = x.shape[2:]
-        pad = [p for size in reversed(shape) for p in (0, -size % STRIDE)]
+        pad = [p for size in reversed(shape) for p in (0, max(-size % STRIDE, 2 * STRIDE - size))]
         padded = functional.pad(x, pad, mode="replicate") if any(pad) else x
         bands = functional.conv3d(padded, self.haar, stride=2)
         half = self._half_sigma(bands, sigma, x, pad)
@@ -126,13 +126,15 @@ def receptive_radius(network: BiasFreeUNet) -> int:
     """Return how many voxels around an output voxel can influence it, as a multiple of the stride.
 
     A crop that contains a region and this margin, and starts on a multiple of the stride, gives the region's value
-    and gradient exactly.
+    and gradient exactly. No smaller multiple of the stride would do: the reach is one voxel less in the direction and
+    at the position inside a coarsest cell where it is longest (72 voxels for the default network). Holds when
+    ``sigma`` is given; without it the estimated noise level depends on the whole image.
     """
     level: Level | None = network.body
-    reach, scale = 2 * 2 + 2, 2  # stem and local mean side by side, then the head
+    reach, scale = 2 * (2 + 1 + 1), 2  # local mean, stem and head, one after the other at half resolution
     while level is not None:
         convolutions = sum(2 for _ in level.down) + (sum(2 for _ in level.up) if level.inner is not None else 0)
         reach += scale * convolutions
         level, scale = level.inner, scale * 2
-    reach += STRIDE  # the strided cells themselves: an output voxel sees its whole coarsest cell
+    reach += STRIDE - 1  # the strided cells themselves: an output voxel sees its whole coarsest cell
     return -(-reach // STRIDE) * STRIDE

@@ -1,1 +1,54 @@
 """Reading and writing scans: one file per format, read beside write."""
+
+from pathlib import Path
+
+from medinterp.errors import InputError
+from medinterp.io.dicom_grouping import scan_files
+from medinterp.io.dicom_series import read_holdings
+from medinterp.io.inspect import Entry, Inspection, inspect
+from medinterp.io.nifti import read_nifti, write_nifti
+from medinterp.io.nifti_header import Form
+from medinterp.io.source_files import is_nifti, list_files, require_path
+from medinterp.volume import Volume
+
+__all__ = ["Entry", "Inspection", "inspect", "read", "read_nifti", "write_nifti"]
+
+
+def read(
+    path: str | Path,
+    *,
+    series: int | None = None,
+    use_form: Form | None = None,
+    frame: int | None = None,
+    force: bool = False,
+) -> Volume:
+    """Read one scan: a NIfTI file, a folder with a DICOM series, or a multi-frame DICOM file.
+
+    Nothing is resampled, reoriented or guessed: what cannot be read as one volume is refused with the reason.
+
+    Args:
+        path: file or folder. A folder's DICOM files come first; without any, its only NIfTI file is read.
+        series: which series of a folder, as ``inspect`` numbers them from 1.
+        use_form: "qform" or "sform", where those of a NIfTI file disagree.
+        frame: which volume of a 4D scan, from 0.
+        force: also read DICOM files that lack the preamble.
+
+    Raises:
+        InputError: damaged, unreadable, not a scan, ambiguous (`UnsupportedSeries`) or not finite (`NonFiniteInput`).
+    """
+    path = require_path(Path(path))
+    if not path.is_dir():
+        if is_nifti(path):
+            return read_nifti(path, use_form=use_form, frame=frame)
+        return read_holdings(scan_files(path, force=force), series=series, frame=frame)
+    holdings = scan_files(path, force=force)
+    scans = [] if holdings.series else [file for file in list_files(path).files if is_nifti(file)]
+    if not scans:
+        return read_holdings(holdings, series=series, frame=frame)
+    if series is None and len(scans) > 1:
+        raise InputError(
+            f"the folder holds {len(scans)} NIfTI files; give one of the files, or --series 1 to {len(scans)}"
+        )
+    if series is not None and not 1 <= series <= len(scans):
+        raise InputError(f"series {series}: the folder holds {len(scans)} NIfTI file(s), numbered from 1 in name order")
+    return read_nifti(scans[(series or 1) - 1], use_form=use_form, frame=frame)

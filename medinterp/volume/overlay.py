@@ -39,6 +39,6 @@ class Overlay:
     @property
     def peak_mm(self) -> tuple[float, float, float]:
         """RAS mm of the voxel where the map's magnitude is largest."""
-        index = np.unravel_index(int(np.abs(self.map.voxels[0]).argmax()), self.map.grid.shape)
+        index = np.array(np.unravel_index(int(np.abs(self.map.voxels[0]).argmax()), self.map.grid.shape))
         x, y, z = self.map.grid.to_world(index)
         return float(x), float(y), float(z)

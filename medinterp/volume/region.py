@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool
-from scipy import ndimage
 
 from medinterp.errors import EmptyRegion, InputError
 from medinterp.volume.grid import Grid
@@ -64,5 +63,7 @@ def region_from_mask(mask: Volume, scan: Volume, name: str = "mask") -> Region:
 
 def ring(region: Region, *, gap_mm: float, width_mm: float) -> Region:
     """Return the shell around a region, from ``gap_mm`` to ``gap_mm + width_mm`` outside its border voxels."""
+    from scipy import ndimage  # slow to import, and describing scans must stay fast
+
     distance = ndimage.distance_transform_edt(~region.mask, sampling=region.grid.spacing_mm)
     return Region((distance > gap_mm) & (distance <= gap_mm + width_mm), region.grid, f"{region.name}-ring")

@@ -1,0 +1,160 @@
+"""Where a path method starts: the input it compares the scan with."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medinterp.attribution.result import Forward
+from medinterp.errors import ConfigError, InputError, MethodNotValid
+
+Point = tuple[dict[str, Tensor], dict[str, Tensor]]
+"""Images and noise levels by name."""
+
+
+@runtime_checkable
+class Baseline(Protocol):
+    """The start of the path from a reference input to the scan.
+
+    ``reach`` is how many voxels away the baseline of one voxel looks (None: anywhere), ``steps`` the numbers of path
+    points worth trying, in order.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the baseline is called."""
+
+    @property
+    def reach(self) -> int | None:
+        """Voxels of the scan around a voxel that its baseline depends on."""
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Numbers of path points to try, rising."""
+
+    def __call__(self, forward: Forward, inputs: Mapping[str, Tensor], sigmas: Mapping[str, Tensor]) -> Point:
+        """Return the baseline's images and noise levels."""
+
+
+@dataclass(frozen=True)
+class Ray:
+    """Zero image at zero noise level: the path scales scan and noise level together.
+
+    Exact with one path point on a network that is piecewise linear through the origin. On any other it compares the
+    scan with an image of zeros, which is air in MRI and a tissue in CT, and never seen in training: ask for it by name
+    only.
+    """
+
+    name: str = "ray"
+    reach: int | None = 0
+    steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+
+    def __call__(self, forward: Forward, inputs: Mapping[str, Tensor], sigmas: Mapping[str, Tensor]) -> Point:
+        """Return zeros in the shape of every tensor."""
+        return (
+            {name: torch.zeros_like(image) for name, image in inputs.items()},
+            {name: torch.zeros_like(sigma) for name, sigma in sigmas.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Blurred:
+    """The scan without its detail: a Gaussian blur; the noise level is held.
+
+    Args:
+        width: standard deviation of the Gaussian, in voxels; cut off at three of them, the border voxel repeated.
+    """
+
+    width: float = 4.0
+    name: str = "blurred"
+    steps: tuple[int, ...] = (8, 16, 32, 64)
+
+    def __post_init__(self) -> None:
+        if not self.width > 0:
+            raise ConfigError(f"a blurred baseline of width {self.width} voxels: expected a positive width")
+
+    @property
+    def reach(self) -> int:
+        """Voxels to where the Gaussian is cut off."""
+        return math.ceil(3 * self.width)
+
+    def __call__(self, forward: Forward, inputs: Mapping[str, Tensor], sigmas: Mapping[str, Tensor]) -> Point:
+        """Return the blurred images and the noise levels as they are."""
+        return {name: self._blur(image) for name, image in inputs.items()}, dict(sigmas)
+
+    def _blur(self, image: Tensor) -> Tensor:
+        offsets = torch.arange(-self.reach, self.reach + 1, dtype=image.dtype, device=image.device)
+        kernel = torch.exp(-0.5 * (offsets / self.width) ** 2)
+        kernel = kernel / kernel.sum()
+        channels = image.shape[1]
+        for axis in range(3):
+            shape, pad = [1, 1, 1], [0] * 6
+            shape[axis] = len(kernel)
+            pad[2 * (2 - axis)] = pad[2 * (2 - axis) + 1] = self.reach
+            weight = kernel.reshape(1, 1, *shape).expand(channels, 1, *shape)
+            image = functional.conv3d(functional.pad(image, pad, mode="replicate"), weight, groups=channels)
+        return image
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseResampled:
+    """The cleaned scan with fresh noise of the same level: what else could have been measured; the level is held.
+
+    Args:
+        generator: its state is copied at each call, so that every call draws the same noise and leaves it unchanged.
+    """
+
+    generator: torch.Generator
+    name: str = "noise_resampled"
+    reach: int | None = None
+    steps: tuple[int, ...] = (8, 16, 32, 64)
+
+    def __call__(self, forward: Forward, inputs: Mapping[str, Tensor], sigmas: Mapping[str, Tensor]) -> Point:
+        """Return the forward's image plus noise.
+
+        Raises:
+            MethodNotValid: the forward's image cannot stand in for the input (several inputs, or another shape).
+        """
+        with torch.no_grad():  # the baseline is a fixed point of the path, not a function of the input
+            clean = forward(inputs, sigmas)
+        name, image = next(iter(inputs.items()))
+        if len(inputs) > 1 or clean.shape != image.shape:
+            raise MethodNotValid(
+                f"a noise-resampled baseline needs one input with the shape of the output; got {sorted(inputs)} and an "
+                f"output of {tuple(clean.shape)}; use the blurred baseline"
+            )
+        copy = torch.Generator(self.generator.device)
+        copy.set_state(self.generator.get_state())
+        noise = torch.randn(image.shape, generator=copy, dtype=image.dtype, device=copy.device).to(image.device)
+        return {name: clean + sigmas[name] * noise}, dict(sigmas)
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """Images chosen by the caller; the noise level is held.
+
+    Args:
+        images: one per input, in its shape.
+        name: what to call it in tables.
+    """
+
+    images: Mapping[str, Tensor]
+    name: str = "given"
+    reach: int | None = None
+    steps: tuple[int, ...] = (8, 16, 32, 64)
+
+    def __call__(self, forward: Forward, inputs: Mapping[str, Tensor], sigmas: Mapping[str, Tensor]) -> Point:
+        """Return the given images.
+
+        Raises:
+            InputError: an image is missing or has another shape than its input.
+        """
+        shapes = {name: tuple(image.shape) for name, image in self.images.items()}
+        expected = {name: tuple(image.shape) for name, image in inputs.items()}
+        if shapes != expected:
+            raise InputError(f"a baseline of shapes {shapes} for inputs of shapes {expected}: expected the same")
+        return {name: image.to(inputs[name]) for name, image in self.images.items()}, dict(sigmas)

@@ -1,0 +1,164 @@
+"""Bundles: MONAI bundle folders found, checked and turned into a Pipeline; and what MONAI's own tools call."""
+
+import importlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.utils import convert_to_dst_type
+from torch import Tensor, nn
+
+from medinterp import io
+from medinterp.errors import BundleError
+from medinterp.pipeline import Pipeline
+from medinterp.registry import provider_packages
+from medinterp.volume import Grid, Provenance, Source, Volume
+
+DEFAULT_BUNDLE = "mri_denoise"
+
+
+def load_pipeline(folder: Path) -> Pipeline:
+    """Build the Pipeline that a bundle's ``pipeline`` key describes, running nothing that is not allowed.
+
+    Unlike ``python -m monai.bundle``, which runs any importable callable and evaluates any ``$`` string, this door
+    takes only ``_target_``s that are classes of medinterp, ``monai.networks`` or a package that declares a medinterp
+    entry point, ``@`` references and literals.
+
+    Raises:
+        BundleError: the configuration is missing, unreadable, or asks for something that is not allowed.
+    """
+    try:
+        config = json.loads((folder / "configs" / "inference.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise BundleError(f"configs/inference.json of bundle '{folder.name}' cannot be read: {error}") from error
+    if not isinstance(config, dict) or "pipeline" not in config:
+        raise BundleError(f"configs/inference.json of bundle '{folder.name}' has no 'pipeline' key")
+    config["bundle_root"] = str(folder)
+    _check_allowed(config, "pipeline", set())
+    pipeline = ConfigParser({k: v for k, v in config.items() if k != "imports"}).get_parsed_content("pipeline")
+    if not isinstance(pipeline, Pipeline):
+        raise BundleError(f"the 'pipeline' key of bundle '{folder.name}' makes a {type(pipeline).__name__}")
+    return pipeline
+
+
+def _check_allowed(config: Mapping[str, Any], key: str, seen: set[str]) -> None:
+    """Walk what ``key`` refers to; reject expressions and targets that are not allowed before anything is built."""
+    if key in seen:
+        return
+    seen.add(key)
+    node = _node(config, key)
+    for text, is_target in _strings(node):
+        if is_target:
+            _check_target(text)
+        elif "$" in text:
+            raise BundleError(f"the bundle holds the expression '{text[:60]}': medinterp does not evaluate '$' strings")
+        elif "@" in text:
+            if not text.startswith("@"):
+                raise BundleError(f"the bundle mixes a reference into text, '{text[:60]}': use a whole '@name'")
+            _check_allowed(config, text[1:], seen)
+        elif text.startswith("%"):
+            raise BundleError(f"the bundle includes another file, '{text[:60]}': medinterp does not follow '%' macros")
+
+
+def _node(config: Mapping[str, Any], key: str) -> Any:
+    """Return what a reference such as "network_def::widths::0" points to."""
+    node: Any = config
+    for part in key.split("::"):
+        try:
+            node = node[int(part)] if isinstance(node, Sequence) else node[part]
+        except (KeyError, IndexError, ValueError, TypeError) as error:
+            raise BundleError(f"the bundle refers to '@{key}', which its configuration does not define") from error
+    return node
+
+
+def _strings(node: Any) -> Iterator[tuple[str, bool]]:
+    if isinstance(node, str):
+        yield node, False
+    elif isinstance(node, Mapping):
+        for name, value in node.items():
+            if name == "_target_":
+                yield str(value), True
+            elif name in ("_mode_", "_wrapper_"):
+                raise BundleError(f"the bundle uses '{name}', which this door does not allow")
+            else:
+                yield from _strings(value)
+    elif isinstance(node, Sequence):
+        for value in node:
+            yield from _strings(value)
+
+
+def _check_target(target: str) -> None:
+    module, _, name = target.rpartition(".")
+    allowed = provider_packages()
+    # look at the package before importing: importing is already running code
+    if module.split(".")[0] not in allowed | {"monai"} or (module.startswith("monai") and "networks" not in module):
+        raise BundleError(
+            f"the bundle asks for '{target}'; allowed are classes of {', '.join(sorted(allowed))} and monai.networks"
+        )
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise BundleError(f"the bundle asks for '{target}', which cannot be imported: {error}") from error
+    home = found.__module__ if isinstance(found, type) else ""
+    # the class's own module, not the string: 'medinterp.x.os.system' must not pass
+    if not (home.split(".")[0] in allowed or home.startswith("monai.networks.")):
+        raise BundleError(
+            f"the bundle asks for '{target}', which is not a class of medinterp, a plugin or monai.networks"
+        )
+
+
+class LoadVolume:
+    """MONAI transform: read a scan with medinterp's readers into a MetaTensor (C, I, J, K) with its RAS affine."""
+
+    def __init__(self, key: str = "image") -> None:
+        self.key = key
+
+    def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace the path under the key by the image; the Volume's modality and unit go into its meta."""
+        volume = io.read(Path(item[self.key]))
+        meta = {"modality": volume.modality, "unit": volume.unit}
+        image = MetaTensor(
+            torch.from_numpy(volume.voxels.copy()), affine=torch.from_numpy(volume.grid.affine.copy()), meta=meta
+        )
+        return {**item, self.key: image}
+
+
+def list_scans(folder: str) -> list[dict[str, str]]:
+    """Return MONAI's data list for a dataset folder: NIfTI files, and sub-folders as DICOM series."""
+    root = Path(folder)
+    entries = sorted(root.iterdir()) if root.is_dir() else [root]
+    scans = [p for p in entries if p.is_dir() or p.name.endswith((".nii", ".nii.gz"))]
+    return [{"image": str(path)} for path in (scans or [root])]
+
+
+class PipelineInferer:
+    """MONAI inferer that calls the Pipeline: estimates the noise of each scan, then denoises it.
+
+    Args:
+        pipeline: what to run.
+        seed: seed of the sampler.
+    """
+
+    def __init__(self, pipeline: Pipeline, seed: int = 0) -> None:
+        self.pipeline = pipeline
+        self.seed = seed
+
+    def __call__(self, inputs: Tensor, network: nn.Module | None = None, *_: Any, **__: Any) -> Tensor:
+        """Return the denoised images (B, C, I, J, K), with the geometry of ``inputs`` kept."""
+        outputs = [self._one(sample) for sample in inputs]
+        return convert_to_dst_type(torch.stack(outputs), dst=inputs)[0]
+
+    def _one(self, sample: Tensor) -> Tensor:
+        affine = sample.affine.numpy() if isinstance(sample, MetaTensor) else torch.eye(4, dtype=torch.float64).numpy()
+        meta = sample.meta if isinstance(sample, MetaTensor) else {}
+        shape = (int(sample.shape[1]), int(sample.shape[2]), int(sample.shape[3]))
+        values = torch.as_tensor(sample).detach().cpu().numpy()
+        modality, unit = str(meta.get("modality", "MR")), str(meta.get("unit", "a.u."))
+        volume = Volume(values, Grid(shape, affine), unit, modality, Provenance(Source("memory")))
+        sigma = self.pipeline.estimator(volume).sigma
+        image = torch.as_tensor(volume.voxels.copy(), device=sample.device)[None]
+        return self.pipeline.denoise(image, image.new_full((1, 1, 1, 1, 1), sigma), seed=self.seed)[0]

@@ -1,0 +1,77 @@
+"""What is installed: bundles, plug-ins and versions, listed without importing torch."""
+
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from medinterp import __version__
+from medinterp.errors import BundleError
+from medinterp.registry import GROUPS, names
+
+_INSTALLED = Path(__file__).parent / "_bundles"
+_CHECKOUT = Path(__file__).parent.parent / "pipelines"
+_REPORTED = ("torch", "monai", "captum", "nibabel", "pydicom", "highdicom", "SimpleITK", "numpy")
+
+
+def bundle_folders() -> dict[str, Path]:
+    """Return the bundles that came with medinterp, by name."""
+    root = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
+    return {path.parent.parent.name: path.parent.parent for path in sorted(root.glob("*/configs/inference.json"))}
+
+
+def find_bundle(name_or_folder: str) -> Path:
+    """Return the folder of a bundle given by name or path.
+
+    Raises:
+        BundleError: there is no such bundle.
+    """
+    known = bundle_folders()
+    if name_or_folder in known:
+        return known[name_or_folder]
+    folder = Path(name_or_folder)
+    if (folder / "configs" / "inference.json").is_file():
+        return folder.resolve()
+    raise BundleError(
+        f"no bundle '{folder.name}': give one of {', '.join(known) or 'none installed'}, or a folder that holds "
+        "configs/inference.json"
+    )
+
+
+def bundle_metadata(folder: Path) -> dict[str, Any]:
+    """Return a bundle's metadata.json.
+
+    Raises:
+        BundleError: it is missing or not JSON.
+    """
+    try:
+        found: dict[str, Any] = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise BundleError(f"configs/metadata.json of bundle '{folder.name}' cannot be read: {error}") from error
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of medinterp, Python and the packages that shape results."""
+    found = {"medinterp": __version__, "python": platform.python_version()}
+    return found | {package: metadata.version(package) for package in _REPORTED}
+
+
+def catalogue() -> dict[str, Any]:
+    """Return everything ``medinterp info --json`` prints."""
+    bundles = {
+        name: {"task": about.get("task", ""), "version": about.get("version", "")}
+        for name, about in ((name, bundle_metadata(folder)) for name, folder in bundle_folders().items())
+    }
+    return {"versions": versions(), "bundles": bundles, **{group: list(names(group)) for group in GROUPS}}
+
+
+def describe(found: dict[str, Any]) -> str:
+    """Return the catalogue as text for people."""
+    lines = ["medinterp " + found["versions"]["medinterp"] + " - for research use only, not for diagnosis", ""]
+    lines += ["bundles"] + [f"  {name:<24}{about['task']}" for name, about in found["bundles"].items()]
+    for group in GROUPS:
+        lines += ["", group, "  " + ", ".join(found[group])]
+    lines += ["", "versions", "  " + ", ".join(f"{name} {version}" for name, version in found["versions"].items())]
+    return "\n".join(lines)

@@ -1,0 +1,121 @@
+"""One measurement to explain: the region, the method, and the checks that make its certificate."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medinterp.assessment.certificate import Certificate, certify, check_randomisation, homogeneity_residual
+from medinterp.attribution import (
+    Attribution,
+    Attributor,
+    Box,
+    CropOptions,
+    RegionContrast,
+    RegionMean,
+    Target,
+    explain_region,
+)
+from medinterp.attribution.crop import crop_box
+from medinterp.denoisers.base import Denoiser
+from medinterp.errors import ConfigError
+from medinterp.volume import Region, Volume, ring
+
+RING_GAP_MM = 2.0
+RING_WIDTH_MM = 5.0
+PROOF_HALO = 16
+"""Voxels of context for the checks that repeat an explanation: all but 1e-4 of a region's gradient lies within."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What is to be explained: a measurement in a region, by a method.
+
+    Args:
+        attributor: the method.
+        locate: finds the region from the scan and what was removed from it (a mask file, a sphere, a voxel).
+        measure: "mean" over the region, or "contrast" of the region to the ring around it.
+        halo: voxels of context around the region instead of the exact receptive field; its error is measured.
+    """
+
+    attributor: Attributor
+    locate: Callable[[Volume, Volume], Region]
+    measure: str = "mean"
+    halo: int | None = None
+
+    def target(self, region: Region) -> Target:
+        """Return the measurement as a function of the image.
+
+        Raises:
+            ConfigError: the measure is unknown.
+        """
+        inside = torch.from_numpy(region.mask.copy())
+        if self.measure == "mean":
+            return RegionMean(inside, region.name)
+        if self.measure == "contrast":
+            around = ring(region, gap_mm=RING_GAP_MM, width_mm=RING_WIDTH_MM)
+            return RegionContrast(inside, torch.from_numpy(around.mask.copy()), region.name)
+        raise ConfigError(f"no measure '{self.measure}': choose mean or contrast")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement on one denoised input: how it is explained, and how that is checked."""
+
+    explanation: Explanation
+    name: str
+    image: Tensor
+    sigma: Tensor
+    target: Target
+    denoiser: Denoiser
+    radius: int | None
+    sample: Callable[[Denoiser, Tensor, Tensor], Tensor]
+    seed: int
+
+    def forward(self, denoiser: Denoiser) -> Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]:
+        """Return the very forward that made the image, with the given denoiser."""
+        return lambda inputs, sigmas: self.sample(denoiser, inputs[self.name], sigmas[self.name])
+
+    def explain(
+        self,
+        *,
+        halo: int | None,
+        denoiser: Denoiser | None = None,
+        options: CropOptions = CropOptions(),  # noqa: B008 - frozen
+    ) -> Attribution:
+        """Explain the measurement, on the crop that matters; another denoiser may stand in for a check."""
+        return explain_region(
+            self.explanation.attributor,
+            self.forward(self.denoiser if denoiser is None else denoiser),
+            {self.name: self.image},
+            {self.name: self.sigma},
+            self.target,
+            radius=self.radius,
+            halo=halo,
+            options=options,
+        )
+
+    def certify(self, attribution: Attribution) -> Certificate:
+        """Check the map against a random network and the network's own linearity, on a crop close to the region."""
+        network = getattr(self.denoiser, "network", None)
+        if network is None:
+            return certify(attribution)
+        quick = CropOptions(measure_halo=False)
+        halo = None if self.radius is None else min(PROOF_HALO, self.radius)
+        generator = torch.Generator().manual_seed(self.seed)
+        randomisation = check_randomisation(
+            self.explain(halo=halo, options=quick),
+            lambda denoiser: self.explain(halo=halo, denoiser=denoiser, options=quick),
+            network,
+            generator=generator,
+        )
+        shape = (self.image.shape[2], self.image.shape[3], self.image.shape[4])
+        box = crop_box(self.target.support(), PROOF_HALO, CropOptions().stride, shape)
+        sigma = self.sigma if max(self.sigma.shape[2:]) == 1 else _cut(self.sigma, box)
+        homogeneity = homogeneity_residual(self.denoiser, _cut(self.image, box), sigma)
+        return certify(attribution, randomisation=randomisation, homogeneity=homogeneity)
+
+
+def _cut(image: Tensor, box: Box) -> Tensor:
+    return image[(..., *box.slices)]

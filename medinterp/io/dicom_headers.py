@@ -1,0 +1,237 @@
+"""One DICOM header becomes image planes: classic and enhanced multi-frame files described alike, in LPS mm."""
+
+import math
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from medinterp.io.source_files import MAX_VOXELS
+
+SCAN_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.2": "CT",
+    "1.2.840.10008.5.1.4.1.1.2.1": "CT",
+    "1.2.840.10008.5.1.4.1.1.2.2": "CT",
+    "1.2.840.10008.5.1.4.1.1.4": "MR",
+    "1.2.840.10008.5.1.4.1.1.4.1": "MR",
+    "1.2.840.10008.5.1.4.1.1.4.4": "MR",
+    "1.2.840.10008.5.1.4.1.1.128": "PT",
+    "1.2.840.10008.5.1.4.1.1.128.1": "PT",
+    "1.2.840.10008.5.1.4.1.1.130": "PT",
+}
+DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+# What tells the volumes of one series apart (time points, echoes, b-values, ...), the surest first.
+SPLITTERS = (
+    ("FrameContentSequence", "TemporalPositionIndex"),
+    ("", "TemporalPositionIdentifier"),
+    ("MREchoSequence", "EffectiveEchoTime"),
+    ("", "EchoTime"),
+    ("MRDiffusionSequence", "DiffusionBValue"),
+    ("", "InversionTime"),
+    ("", "FlipAngle"),
+    ("CardiacSynchronizationSequence", "NominalPercentageOfCardiacPhase"),
+    ("", "TriggerTime"),
+    ("MRImageFrameTypeSequence", "ComplexImageComponent"),
+    ("", "ImageType"),
+    ("", "AcquisitionNumber"),
+    ("", "AcquisitionTime"),
+)
+# What pydicom raises on damaged files, found by truncating and corrupting real ones.
+DAMAGE = (
+    AttributeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+
+class UnreadableHeader(Exception):
+    """A DICOM file that cannot be used; the message says why, without its name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """One image plane: where it is in LPS mm, how its numbers become values, what tells it from its neighbours.
+
+    ``spacing`` is in DICOM's order: distance between rows, then between columns. ``frame`` counts from 0 in the file.
+    """
+
+    path: Path
+    header: Any
+    frame: int
+    rows: int
+    columns: int
+    position: Float64[np.ndarray, "3"] | None
+    orientation: Float64[np.ndarray, "6"] | None
+    spacing: Float64[np.ndarray, "2"] | None
+    slope: float
+    intercept: float
+    instance: int | None
+    stack: str
+    keys: Mapping[str, Any]
+
+    @property
+    def image_type(self) -> tuple[str, ...]:
+        """Words of Image Type."""
+        return tuple(str(word).upper() for word in _listed(self.header.get("ImageType")))
+
+    @property
+    def modality(self) -> str:
+        """DICOM modality, from the class of the file."""
+        return SCAN_CLASSES[str(self.header.SOPClassUID)]
+
+
+def read_header(path: Path, *, force: bool) -> Any:
+    """Read everything before the pixels; None when the file is no image (a directory, a document).
+
+    Raises:
+        UnreadableHeader: the file is damaged, or its encoding is not read here.
+    """
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom quotes values, which may be patient data
+        try:
+            if not force:
+                refuse_deflated(pydicom.filereader.read_file_meta_info(path))
+            header = pydicom.dcmread(path, stop_before_pixels=True, force=force)
+            kind = header.get("SOPClassUID")
+        except InvalidDicomError:
+            return None
+        except DAMAGE as error:
+            raise UnreadableHeader(f"the header is damaged or cut off ({type(error).__name__})") from error
+    if kind is None and not force:
+        kind = header.file_meta.get("MediaStorageSOPClassUID") if hasattr(header, "file_meta") else None
+        if kind != DIRECTORY_CLASS:
+            raise UnreadableHeader("the header is damaged or cut off (it names no SOP class)")
+    return None if kind is None or kind == DIRECTORY_CLASS else header
+
+
+def refuse_deflated(meta: Any) -> None:
+    """Refuse the one transfer syntax that inflates the whole file in memory before anything can be checked."""
+    if meta.get("TransferSyntaxUID") == DEFLATED:
+        raise UnreadableHeader("deflated transfer syntax is not read: convert it with 'dcmconv +te' from dcmtk")
+
+
+def why_not_a_scan(header: Any) -> str | None:
+    """Say why an object is not a scan that can be read, or None."""
+    from pydicom.uid import UID
+
+    if "Rows" in header and header.get("SamplesPerPixel", 1) != 1:
+        return "colour image"
+    kind = str(header.SOPClassUID)
+    return None if kind in SCAN_CLASSES else UID(kind).name
+
+
+def planes_of(path: Path, header: Any) -> list[Plane]:
+    """Describe every frame of a CT, MR or PET file.
+
+    Raises:
+        UnreadableHeader: a size is missing or impossible.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            frames = int(header.get("NumberOfFrames") or 1)
+            rows, columns = int(header.Rows), int(header.Columns)
+            _check_sizes(path, header, rows, columns, frames)
+            return [_plane(path, header, frame, rows, columns) for frame in range(frames)]
+        except DAMAGE as error:
+            raise UnreadableHeader(f"the header is damaged or incomplete ({type(error).__name__})") from error
+
+
+def _check_sizes(path: Path, header: Any, rows: int, columns: int, frames: int) -> None:
+    voxels = rows * columns * frames
+    if min(rows, columns, frames) < 1 or voxels > MAX_VOXELS:
+        raise UnreadableHeader(f"the header claims {columns} x {rows} x {frames} voxels; at most {MAX_VOXELS} are read")
+    meta = getattr(header, "file_meta", {})
+    syntax = meta.get("TransferSyntaxUID")
+    bits = int(header.get("BitsAllocated", 16))
+    needed, held = voxels * bits // 8, path.stat().st_size
+    if (syntax is None or not syntax.is_encapsulated) and needed > held:
+        raise UnreadableHeader(
+            f"the header claims {needed} bytes of pixels but the file holds {held} bytes in all: "
+            "it is truncated, copy it again"
+        )
+    if frames > 1 and len(header.get("PerFrameFunctionalGroupsSequence") or ()) != frames:
+        raise UnreadableHeader(f"{frames} frames without one functional group each: their positions are unknown")
+
+
+def _plane(path: Path, header: Any, frame: int, rows: int, columns: int) -> Plane:
+    find = _finder(header, frame)
+    number = find("", "InstanceNumber")
+    slope = _number(find("PixelValueTransformationSequence", "RescaleSlope"))
+    intercept = _number(find("PixelValueTransformationSequence", "RescaleIntercept"))
+    return Plane(
+        path=path,
+        header=header,
+        frame=frame,
+        rows=rows,
+        columns=columns,
+        position=_vector(find("PlanePositionSequence", "ImagePositionPatient"), 3),
+        orientation=_vector(find("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
+        spacing=_vector(find("PixelMeasuresSequence", "PixelSpacing"), 2),
+        slope=1.0 if slope is None else slope,
+        intercept=0.0 if intercept is None else intercept,
+        instance=None if number is None else int(number),
+        stack=str(find("FrameContentSequence", "StackID")),
+        keys={keyword: _key(find(sequence, keyword)) for sequence, keyword in SPLITTERS},
+    )
+
+
+def _finder(header: Any, frame: int) -> Callable[[str, str], Any]:
+    """Return a look-up of (functional group, attribute) that treats classic and enhanced headers alike."""
+    per_frame = header.get("PerFrameFunctionalGroupsSequence")
+    shared = header.get("SharedFunctionalGroupsSequence") or ()
+    groups = (*(() if per_frame is None else (per_frame[frame],)), *shared)
+
+    def find(sequence: str, keyword: str) -> Any:
+        for group in groups:
+            items = group.get(sequence) if sequence else None
+            if items and keyword in items[0]:
+                return items[0].get(keyword)
+        return header.get(keyword)
+
+    return find
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or value == "" else float(value)
+
+
+def _vector(value: Any, length: int) -> Float64[np.ndarray, "{length}"] | None:
+    numbers = [float(item) for item in _listed(value)]
+    return np.array(numbers) if len(numbers) == length and all(map(math.isfinite, numbers)) else None
+
+
+def _key(value: Any) -> Any:
+    """Return a value that sorts: a number where it is one, else text."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str | int | float):
+        try:
+            return float(value)
+        except ValueError:
+            return str(value)
+    return "\\".join(str(item) for item in _listed(value))
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None or value == "":
+        return []
+    return [value] if isinstance(value, str | int | float) else list(value)

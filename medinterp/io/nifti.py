@@ -1,0 +1,199 @@
+"""NIfTI: reading with the geometry checked, writing so that every viewer puts the voxels in the same place."""
+
+import gzip
+import io
+import json
+import logging
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from medinterp.errors import InputError
+from medinterp.io.nifti_header import Form, open_image, place, sidecar_of, trimmed
+from medinterp.io.source_files import require_path, sha256_of
+from medinterp.volume import Grid, Provenance, Source, Volume
+
+logger = logging.getLogger(__name__)
+
+HU_BELOW = -200  # magnitudes never reach it, and every CT with some air or lung does
+HU_RANGE = (-1100, 3100)  # air minus noise to dense bone and contrast; beyond are metal and padding
+HU_SHARE = 0.9
+AIR_SHARE = 0.01
+FORM_CODE = 1  # scanner-based coordinates
+DESCRIPTION_LENGTH = 79  # of 80 bytes, the last being zero
+GEOMETRY_TOLERANCE_MM = 1e-3
+
+
+def read_nifti(path: str | Path, *, use_form: Form | None = None, frame: int | None = None) -> Volume:
+    """Read a NIfTI file where its header says it is; refuse what viewers would place differently.
+
+    The modality is the JSON sidecar's; without one it is "CT" (HU) when the minimum is below -200, at least 1 % of the
+    voxels lie between -1100 and -200 and at least 90 % between -1100 and 3100 or at the minimum (padding); else "MR".
+
+    Args:
+        path: .nii, .nii.gz or .hdr with its .img.
+        use_form: "qform" or "sform", needed when the two disagree.
+        frame: which volume of a 4D file, from 0.
+
+    Raises:
+        UnsupportedSeries: qform and sform disagree, or several volumes and none chosen.
+        InputError: damaged, too large to be true, or no scan of real numbers.
+        NonFiniteInput: NaN or infinity.
+    """
+    path = require_path(Path(path))
+    image = open_image(path)
+    index = _frame_index(trimmed(image.shape), frame)
+    grid, notes = place(image, use_form)
+    voxels = _values(image, index)
+    modality, unit, why = _kind(voxels, sidecar_of(path))
+    notes.append(why)
+    if index is not None:
+        notes.append(f"frame {index} of {trimmed(image.shape)[3]} was read")
+    for note in notes:
+        logger.log(logging.WARNING if note.startswith("warning") else logging.INFO, "%s", note)
+    files = tuple(dict.fromkeys([path, Path(image.file_map["image"].filename or path)]))
+    source = Source("nifti", sha256_of(files), files, (), tuple(notes))
+    return Volume(voxels[None], grid, unit, modality, Provenance(source))
+
+
+def count_frames(path: str | Path) -> tuple[tuple[int, int, int], int]:
+    """Return the shape of one volume of a NIfTI file, and how many it holds; reads the header only."""
+    shape = trimmed(open_image(require_path(Path(path))).shape)
+    return (shape[0], shape[1], shape[2]), int(np.prod(shape[3:], dtype=int))
+
+
+def _frame_index(shape: tuple[int, ...], frame: int | None) -> int | None:
+    """Return which volume to read of a 4D file, None of a 3D one."""
+    if len(shape) > 4:
+        raise InputError(f"a NIfTI file of shape {shape}: expected 3D, or 4D with one volume to choose")
+    count = shape[3] if len(shape) == 4 else 1
+    if frame is None and count > 1:
+        raise InputError(
+            f"a 4D NIfTI file of {count} volumes: choose one with --frame 0 to {count - 1} (frame= in Python)"
+        )
+    if frame is not None and not 0 <= frame < count:
+        raise InputError(f"frame {frame}: the file holds {count} volume(s), numbered from 0")
+    return frame if count > 1 else None
+
+
+def _values(image: Any, index: int | None) -> Float32[np.ndarray, "I J K"]:
+    """Read one volume with its scale slope and intercept applied."""
+    extra = (0,) * (len(image.shape) - 3) if index is None else (index, *(0,) * (len(image.shape) - 4))
+    try:
+        with np.errstate(all="ignore"):  # what overflows is infinite, and Volume counts and refuses that
+            voxels = np.asarray(image.dataobj[(slice(None), slice(None), slice(None), *extra)])
+            return np.asarray(voxels, dtype=np.float32)
+    except (EOFError, OSError, ValueError, zlib.error) as error:
+        raise InputError(
+            f"the voxels of the NIfTI file cannot be read ({type(error).__name__}): it is truncated or damaged; "
+            "copy it again"
+        ) from error
+
+
+def _kind(voxels: Float32[np.ndarray, "I J K"], sidecar: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return modality, unit, and how they were told."""
+    modality, unit = sidecar.get("Modality"), sidecar.get("Unit", sidecar.get("Units"))
+    if isinstance(modality, str) and modality:
+        usual = "HU" if modality == "CT" else "a.u."
+        return modality, unit if isinstance(unit, str) and unit else usual, "modality as the JSON sidecar states it"
+    if _looks_like_hu(voxels):
+        return "CT", "HU", "taken as CT in HU: values reach below -200 and lie where HU do"
+    return "MR", "a.u.", "taken as MR: NIfTI does not state the modality and the values do not look like HU"
+
+
+def _looks_like_hu(voxels: Float32[np.ndarray, "I J K"]) -> bool:
+    lowest = voxels.min()
+    if not lowest < HU_BELOW:
+        return False
+    air = (voxels >= HU_RANGE[0]) & (voxels < HU_BELOW)
+    usual = (voxels >= HU_RANGE[0]) & (voxels <= HU_RANGE[1]) | (voxels == lowest)
+    return bool(air.mean() >= AIR_SHARE and usual.mean() >= HU_SHARE)
+
+
+def write_nifti(
+    volume: Volume, path: Path, *, description: str, sidecar: Mapping[str, Any], signed: bool = False
+) -> tuple[Path, ...]:
+    """Write one channel as float32 NIfTI-1 with qform equal to sform, and a JSON sidecar beside it.
+
+    The same volume gives the same bytes. A sheared grid has no qform: it gets the sform alone, which ITK refuses
+    rather than misplaces.
+
+    Args:
+        volume: one channel.
+        path: ends in .nii or .nii.gz; names that end in _seg or _label would make viewers show a label map.
+        description: what the values are; the first 79 bytes go into the header, all of it into the sidecar.
+        sidecar: what else the JSON file should say.
+        signed: give the display range as symmetric about zero.
+
+    Returns:
+        The NIfTI file and the sidecar.
+
+    Raises:
+        InputError: several channels, a bad name, or a grid that NIfTI cannot tell within 1e-3 mm.
+    """
+    _require_writable(volume, path)
+    header = _header(volume, description, signed=signed)
+    body = header.binaryblock + bytes(4) + volume.voxels[0].astype("<f4", copy=False).tobytes(order="F")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_packed(body) if path.name.endswith(".gz") else body)
+    beside = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    said = {"Description": description, "Unit": volume.unit, "Modality": volume.modality, **sidecar}
+    beside.write_text(json.dumps(said, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+    return path, beside
+
+
+def _require_writable(volume: Volume, path: Path) -> None:
+    name = path.name.removesuffix(".gz")
+    if not name.endswith(".nii"):
+        raise InputError(f"a NIfTI file name must end in .nii or .nii.gz, not '{path.suffix}'")
+    if name.removesuffix(".nii").lower().endswith(("_seg", "_label")):
+        raise InputError("a NIfTI name that ends in _seg or _label is shown as a label map; choose another")
+    if volume.voxels.shape[0] != 1:
+        raise InputError(f"{volume.voxels.shape[0]} channels: a NIfTI volume holds one; write them one by one")
+    if max(volume.grid.shape) > np.iinfo(np.int16).max:
+        raise InputError(f"a grid of {volume.grid.shape}: NIfTI-1 holds at most 32767 voxels along an axis")
+
+
+def _header(volume: Volume, description: str, *, signed: bool) -> Any:
+    import nibabel
+
+    header = nibabel.Nifti1Header(endianness="<")
+    header.set_data_dtype(np.float32)
+    header.set_data_shape(volume.grid.shape)
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    header["scl_slope"], header["scl_inter"] = 1.0, 0.0
+    _set_place(header, volume.grid)
+    header.set_xyzt_units("mm")
+    header.set_intent("estimate" if signed else "none", name=volume.unit.encode("ascii", "replace")[:15].decode())
+    header["descrip"] = description.encode("ascii", "replace")[:DESCRIPTION_LENGTH]
+    low, high = float(volume.voxels.min()), float(volume.voxels.max())
+    limit = max(abs(low), abs(high))
+    header["cal_min"], header["cal_max"] = (-limit, limit) if signed else (low, high)
+    return header
+
+
+def _set_place(header: Any, grid: Grid) -> None:
+    """Set pixdim, qform and sform, and make sure that what they say is the grid within 1e-3 mm."""
+    affine: Float64[np.ndarray, "4 4"] = grid.affine
+    header["pixdim"][1:4] = grid.spacing_mm
+    if grid.is_orthogonal:
+        header.set_qform(affine, code=FORM_CODE)
+        rounded = np.asarray(header.get_qform(), dtype=np.float64)
+        header.set_sform(rounded, code=FORM_CODE)
+    else:
+        header.set_sform(affine, code=FORM_CODE)
+    why = Grid(grid.shape, np.asarray(header.get_best_affine(), dtype=np.float64)).mismatch(grid, GEOMETRY_TOLERANCE_MM)
+    if why is not None:
+        raise InputError(f"NIfTI cannot tell this grid in the place it is: {why} after rounding; resample it first")
+
+
+def _packed(body: bytes) -> bytes:
+    """Compress without time or name, so that the same volume gives the same bytes."""
+    buffer = io.BytesIO()
+    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0, compresslevel=6) as stream:
+        stream.write(body)
+    return buffer.getvalue()

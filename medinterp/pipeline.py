@@ -1,0 +1,251 @@
+"""The one path of a scan: estimate noise, denoise, fuse, explain, certify. Only this file knows the order."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medinterp.attribution import Attribution, Target, WeightedSum
+from medinterp.denoisers.base import Denoiser
+from medinterp.denoisers.tiled import Tiled, choose_tile
+from medinterp.explanation import Case, Explanation
+from medinterp.fusion.fusers import VarianceWeighted
+from medinterp.fusion.warp import Warp
+from medinterp.noise.estimate import Estimator, NoiseEstimate
+from medinterp.progress import OnStep, StepInfo, ignore
+from medinterp.results import ExplanationResult, FusionResult, InputResult, Result
+from medinterp.sampling.samplers import Sampler
+from medinterp.sampling.schedules import Schedule
+from medinterp.volume import Grid, Step, Volume
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Denoise, fuse and explain scans.
+
+    Args:
+        estimator: finds a scan's noise level.
+        denoiser: the prior.
+        schedule: noise levels between the scan's own and zero.
+        sampler: how the reverse diffusion is walked; one posterior-mean step by default.
+        fuser: joins several modalities.
+        steps: steps of the schedule.
+        modalities: what the prior was trained on; another modality is run, and the results say so.
+    """
+
+    estimator: Estimator
+    denoiser: Denoiser
+    schedule: Schedule
+    sampler: Sampler
+    fuser: VarianceWeighted
+    steps: int = 1
+    modalities: tuple[str, ...] = ("MR",)
+
+    @property
+    def radius(self) -> int | None:
+        """Voxels around an output voxel that can influence it; None when all of them can."""
+        reach = getattr(self.denoiser, "radius", None)
+        if reach is None or self.sampler.stochastic:  # a crop would draw other noise than the whole volume
+            return None
+        return int(reach) * self.sampler.evaluations(self.steps)
+
+    def denoise(
+        self,
+        image: Float[Tensor, "B C I J K"],
+        sigma: Float[Tensor, "#B #C #I #J #K"],
+        *,
+        seed: int,
+        tile: tuple[int, int, int] | None = None,
+        on_step: OnStep = ignore,
+    ) -> Float[Tensor, "B C I J K"]:
+        """Denoise one modality: pure, differentiable, the same bits for the same seed.
+
+        With ``tile`` the network sees one tile with its receptive field at a time; the result is the same.
+        """
+        denoiser: Denoiser = self.denoiser
+        if tile is not None:
+            denoiser = Tiled(self.denoiser, tile, halo=getattr(self.denoiser, "radius", 0), on_tile=on_step)
+        generator = torch.Generator(device=image.device).manual_seed(seed)
+        fractions = self.schedule(self.steps, start=1.0)
+        return self.sampler(denoiser, image, sigma, fractions, generator=generator, on_step=on_step)
+
+    def forward(
+        self, inputs: Mapping[str, Tensor], sigmas: Mapping[str, Tensor], grids: Mapping[str, Grid], *, seed: int
+    ) -> Tensor:
+        """Return the final image: the denoised one, or for several inputs the fused one on the first input's grid."""
+        denoised = {m: self.denoise(image, sigmas[m], seed=seed) for m, image in inputs.items()}
+        return next(iter(denoised.values())) if len(denoised) == 1 else self._fuse(denoised, sigmas, grids)[0]
+
+    def _fuse(
+        self, denoised: Mapping[str, Tensor], sigmas: Mapping[str, Tensor], grids: Mapping[str, Grid]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        reference = next(iter(grids.values()))
+        warps = {m: Warp(grid, reference) for m, grid in grids.items()}
+        warped = {m: warps[m](image) for m, image in denoised.items()}
+        coverage = {m: warps[m].coverage(image) for m, image in denoised.items()}
+        contributions = self.fuser.contributions(warped, sigmas, coverage)
+        return torch.stack(list(contributions.values())).sum(dim=0), contributions
+
+    def run(
+        self,
+        inputs: Mapping[str, Volume],
+        explanations: tuple[Explanation, ...] = (),
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+        max_voxels: int | None = None,
+        on_step: OnStep = ignore,
+    ) -> Result:
+        """Run the whole path on scans.
+
+        Args:
+            inputs: scans by modality name; several are fused on the first one's grid, which must share its patient
+                space with the others.
+            explanations: what to explain on the final image.
+            seed: of every random number.
+            device: torch device of the computation; results come back as volumes.
+            max_voxels: largest number of voxels the network may see at once; larger scans are tiled, exactly.
+            on_step: progress callback.
+        """
+        clock = _Clock()
+        on_step(StepInfo("noise", 0, len(inputs)))
+        noise = {m: self.estimator(scan) for m, scan in inputs.items()}
+        clock.lap("noise")
+        images = {m: torch.as_tensor(scan.voxels.copy(), device=device)[None] for m, scan in inputs.items()}
+        sigmas = {m: _sigma_tensor(noise[m], images[m]) for m in inputs}
+        grids = {m: scan.grid for m, scan in inputs.items()}
+        tiles = {m: choose_tile(grid.shape, max_voxels, self.radius) for m, grid in grids.items()}
+        with torch.no_grad():  # the one place: whole volumes are made without a graph, explanations make their own
+            cleaned = {
+                m: self.denoise(image, sigmas[m], seed=seed, tile=tiles[m], on_step=on_step)
+                for m, image in images.items()
+            }
+            clock.lap("denoise")
+            results = {m: self._input_result(inputs[m], noise[m], cleaned[m], seed) for m in inputs}
+            fusion = None if len(inputs) == 1 else self._fusion_result(results, cleaned, sigmas, grids)
+            clock.lap("fuse")
+        explained = []
+        for number, explanation in enumerate(explanations):
+            on_step(StepInfo("explain", number, len(explanations), explanation.attributor.name))
+            explained.append(self._explain(explanation, results, fusion, images, sigmas, seed=seed))
+        on_step(StepInfo("explain", len(explanations), len(explanations)))
+        clock.lap("explain")
+        return Result(results, fusion, tuple(explained), clock.seconds, seed, device, tiles)
+
+    def _input_result(self, scan: Volume, noise: NoiseEstimate, cleaned: Tensor, seed: int) -> InputResult:
+        parameters = {
+            "steps": self.steps, "sampler": type(self.sampler).__name__, "seed": seed, "sigma": noise.sigma,
+            "noise_model": noise.model, "trained_on": list(self.modalities),
+        }  # fmt: skip
+        step = Step("denoise", parameters)
+        denoised = scan.derive(cleaned[0].cpu().numpy(), step)
+        removed = scan.derive(scan.voxels - denoised.voxels, Step("removed noise", parameters))
+        level = noise.map.voxels if noise.map is not None else np.full_like(scan.voxels, noise.sigma)
+        sigma = scan.derive(level, Step("noise standard deviation", {"method": noise.method}))
+        return InputResult(scan, noise, sigma, denoised, removed)
+
+    def _fusion_result(
+        self,
+        results: Mapping[str, InputResult],
+        cleaned: Mapping[str, Tensor],
+        sigmas: Mapping[str, Tensor],
+        grids: Mapping[str, Grid],
+    ) -> FusionResult:
+        fused, contributions = self._fuse(cleaned, sigmas, grids)
+        reference = next(iter(results.values())).scan
+        step = Step("fuse", {"fuser": type(self.fuser).__name__, "inputs": list(results)})
+        return FusionResult(
+            reference.derive(fused[0].cpu().numpy(), step, unit="1"),
+            {
+                m: reference.derive(part[0].cpu().numpy(), Step("contribution", {"of": m}), unit="1")
+                for m, part in contributions.items()
+            },
+        )
+
+    def _explain(
+        self,
+        explanation: Explanation,
+        results: Mapping[str, InputResult],
+        fusion: FusionResult | None,
+        images: Mapping[str, Tensor],
+        sigmas: Mapping[str, Tensor],
+        *,
+        seed: int,
+    ) -> ExplanationResult:
+        """Explain one measurement, modality by modality; for linear measurements of a fused image this is exact."""
+        reference = next(iter(results.values()))
+        region = explanation.locate(reference.scan, reference.removed)
+        target = explanation.target(region)
+        final = reference.denoised if fusion is None else fusion.fused
+        targets = {next(iter(results)): target} if fusion is None else self._pull_back(target, results, sigmas)
+        attributions, certificates = {}, {}
+        for m, own_target in targets.items():
+            case = Case(
+                explanation, m, images[m], sigmas[m], own_target, self.denoiser, self.radius, self._sampled(seed), seed
+            )
+            attributions[m] = case.explain(halo=explanation.halo)
+            certificates[m] = case.certify(attributions[m])
+        before = reference.scan if fusion is None else self._fuse_scans(results, sigmas)
+        return ExplanationResult(
+            region=region,
+            measure=explanation.measure,
+            method=explanation.attributor.name,
+            maps={m: _map_volume(a, m, results[m].scan, final.unit, explanation) for m, a in attributions.items()},
+            attributions=attributions,
+            value_before=_measure(target, before),
+            value_after=_measure(target, final),
+            unit=final.unit,
+            certificates=certificates,
+        )
+
+    def _sampled(self, seed: int) -> Callable[[Denoiser, Tensor, Tensor], Tensor]:
+        """Return the path of one image as a function of the denoiser: the very one that made the result."""
+        return lambda denoiser, image, sigma: replace(self, denoiser=denoiser).denoise(image, sigma, seed=seed)
+
+    def _pull_back(
+        self, target: Target, results: Mapping[str, InputResult], sigmas: Mapping[str, Tensor]
+    ) -> dict[str, Target]:
+        """Turn a linear measurement of the fused image into one of each denoised image on its own grid."""
+        leaves = {m: torch.from_numpy(r.denoised.voxels.copy())[None].requires_grad_() for m, r in results.items()}
+        fused, _ = self._fuse(leaves, sigmas, {m: r.scan.grid for m, r in results.items()})
+        weights = torch.autograd.grad(target(fused).sum(), list(leaves.values()))
+        return {m: WeightedSum(w[0, 0], target.name) for m, w in zip(leaves, weights, strict=True)}
+
+    def _fuse_scans(self, results: Mapping[str, InputResult], sigmas: Mapping[str, Tensor]) -> Volume:
+        """Fuse the scans as they came, for the measurement before denoising."""
+        scans = {m: torch.from_numpy(r.scan.voxels.copy())[None] for m, r in results.items()}
+        fused, _ = self._fuse(scans, sigmas, {m: r.scan.grid for m, r in results.items()})
+        return next(iter(results.values())).scan.derive(fused[0].numpy(), Step("fuse noisy"), unit="1")
+
+
+class _Clock:
+    """Seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage], self._last = now - self._last, now
+
+
+def _sigma_tensor(noise: NoiseEstimate, image: Tensor) -> Tensor:
+    if noise.map is None:
+        return image.new_full((1, 1, 1, 1, 1), noise.sigma)
+    return torch.as_tensor(noise.map.voxels.copy(), device=image.device)[None]
+
+
+def _measure(target: Target, volume: Volume) -> float:
+    return float(target(torch.from_numpy(volume.voxels.copy())[None])[0])
+
+
+def _map_volume(attribution: Attribution, name: str, scan: Volume, unit: str, explanation: Explanation) -> Volume:
+    per_input = attribution.kind == "gradient"
+    map_unit = unit if not per_input else ("1" if unit == scan.unit else f"{unit} / {scan.unit}")
+    step = Step("explain", {"method": attribution.method, "target": attribution.target, "measure": explanation.measure})
+    return scan.derive(attribution.maps[name][0].detach().cpu().numpy(), step, unit=map_unit)

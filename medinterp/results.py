@@ -1,0 +1,59 @@
+"""What a run returns: volumes, numbers and certificates, ready for export."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from medinterp.assessment.certificate import Certificate
+from medinterp.attribution.result import Attribution
+from medinterp.noise.estimate import NoiseEstimate
+from medinterp.volume import Region, Volume
+
+
+@dataclass(frozen=True)
+class InputResult:
+    """One input: the scan, its noise, what the model made of it and what it took away."""
+
+    scan: Volume
+    noise: NoiseEstimate
+    sigma: Volume
+    denoised: Volume
+    removed: Volume
+
+
+@dataclass(frozen=True)
+class FusionResult:
+    """The fused image and what each input adds to it; the contributions sum to the image."""
+
+    fused: Volume
+    contributions: Mapping[str, Volume]
+
+
+@dataclass(frozen=True)
+class ExplanationResult:
+    """One explained measurement: maps on each input's own grid, the number before and after, the proof.
+
+    For a fused image there is one map, attribution and certificate per input, and their sums add up to the number.
+    """
+
+    region: Region
+    measure: str
+    method: str
+    maps: Mapping[str, Volume]
+    attributions: Mapping[str, Attribution]
+    certificates: Mapping[str, Certificate]
+    value_before: float
+    value_after: float
+    unit: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything a run found, as volumes."""
+
+    inputs: Mapping[str, InputResult]
+    fusion: FusionResult | None
+    explanations: tuple[ExplanationResult, ...]
+    seconds: Mapping[str, float]
+    seed: int
+    device: str
+    tiles: Mapping[str, tuple[int, int, int] | None] = field(default_factory=dict)

@@ -1,0 +1,298 @@
+"""A synthetic head as a continuous function of place: tissues and signed distances at any point, in RAS mm.
+
+Origin near the middle of the brain; x to the right, y to the front, z up. Everything paired is drawn for ``|x|`` and
+then bent by a smooth, unsymmetric warp. Lesion and calcification are exact spheres, untouched by the warp.
+Cortex: sulci are sheets that run inwards from the brain's hull along the nodal lines of a random wave on the sphere of
+directions; grey matter is what lies within a cortical thickness of the fluid, so gyri and sulci follow by themselves.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float32
+from numpy.typing import ArrayLike, NDArray
+
+Field = NDArray[np.float32]
+Layer = tuple["Tissue", Field]
+
+
+class Tissue(Enum):
+    """What a point of the head is made of."""
+
+    AIR = "air"
+    SKIN = "skin"
+    FAT = "fat"
+    MUSCLE = "muscle"
+    BONE = "compact bone"
+    MARROW = "bone marrow"
+    CSF = "cerebrospinal fluid"
+    GREY = "grey matter"
+    WHITE = "white matter"
+    DEEP_GREY = "deep grey nuclei"
+    PALLIDUM = "globus pallidus"
+    STEM = "brain stem"
+    DURA = "dura"
+    BLOOD = "flowing blood"
+    VITREOUS = "vitreous body"
+    LESION = "lesion"
+    CALCIFICATION = "calcification"
+
+
+@dataclass(frozen=True)
+class Sphere:
+    """A sphere whose place and size are part of the known truth."""
+
+    centre_mm: tuple[float, float, float]
+    radius_mm: float
+
+    def distance(self, points: Field) -> Field:
+        """Return the signed distance in mm, negative inside."""
+        return np.linalg.norm(points - np.float32(self.centre_mm), axis=1) - np.float32(self.radius_mm)
+
+
+LESION = Sphere((25.0, 8.0, 29.0), 5.0)
+CALCIFICATION = Sphere((-24.0, -30.0, 22.0), 3.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Waves:
+    """A smooth random function of place: a sum of plane waves of one wavelength band, unit variance."""
+
+    vectors: Field
+    phases: Field
+
+    def __call__(self, points: Field) -> Field:
+        """Return the function at points (N, 3)."""
+        return np.float32(np.sqrt(2 / len(self.phases))) * np.sin(points @ self.vectors.T + self.phases).sum(axis=1)
+
+    def with_gradient(self, points: Field) -> tuple[Field, Field]:
+        """Return the function and its gradient (N, 3) at points (N, 3)."""
+        angle, scale = points @ self.vectors.T + self.phases, np.float32(np.sqrt(2 / len(self.phases)))
+        return scale * np.sin(angle).sum(axis=1), scale * (np.cos(angle) @ self.vectors)
+
+
+@lru_cache(maxsize=64)
+def waves(seed: int, wavelength_mm: float, count: int, *, spread: float = 0.25) -> Waves:
+    """Draw the waves of ``seed``: directions even over the sphere, wavelengths within ``spread`` of the given one."""
+    generator = np.random.default_rng(seed)
+    vectors = generator.standard_normal((count, 3))
+    lengths = wavelength_mm * (1 + spread * generator.uniform(-1, 1, (count, 1)))
+    vectors *= 2 * np.pi / lengths / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return Waves(vectors.astype(np.float32), generator.uniform(0, 2 * np.pi, count).astype(np.float32))
+
+
+def ellipsoid(points: Field, centre: ArrayLike, semi_axes: ArrayLike, tilt_deg: float = 0.0) -> Field:
+    """Return the signed distance to an ellipsoid to first order, negative inside; ``tilt_deg`` turns it about x."""
+    offset = points - np.float32(centre)
+    if tilt_deg:
+        c, s = np.float32(np.cos(np.radians(tilt_deg))), np.float32(np.sin(np.radians(tilt_deg)))
+        offset = np.stack([offset[:, 0], c * offset[:, 1] + s * offset[:, 2], c * offset[:, 2] - s * offset[:, 1]], 1)
+    scaled = offset / np.float32(semi_axes)
+    radius = np.linalg.norm(scaled, axis=1)
+    slope = np.linalg.norm(scaled / np.float32(semi_axes), axis=1)
+    return radius * (radius - 1) / np.maximum(slope, 1e-6)
+
+
+def capsule(points: Field, start: ArrayLike, end: ArrayLike, radius_mm: float) -> Field:
+    """Return the signed distance to a straight tube with round ends, negative inside."""
+    first, axis = np.float32(start), np.float32(end) - np.float32(start)
+    along = np.clip((points - first) @ axis / np.float32(axis @ axis), 0, 1)
+    return np.linalg.norm(points - first - along[:, None] * axis, axis=1) - np.float32(radius_mm)
+
+
+def union(*distances: Field, blend_mm: float = 4.0) -> Field:
+    """Return the distance to the union of shapes, their joints rounded over ``blend_mm``."""
+    result = distances[0]
+    for other in distances[1:]:
+        overlap = np.clip(0.5 + 0.5 * (other - result) / blend_mm, 0, 1)
+        result = other * (1 - overlap) + result * overlap - blend_mm * overlap * (1 - overlap)
+    return result
+
+
+def _bell(t: Field, centre: float, width: float) -> Field:
+    return np.exp(-(((t - centre) / width) ** 2))
+
+
+def _step(t: Field, at: float, width: float) -> Field:
+    return 0.5 + 0.5 * np.tanh((t - at) / width)
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Points in the head: as given, and bent and folded onto the right half, where the anatomy is drawn."""
+
+    world: Field
+    bent: Field
+    folded: Field
+
+    @classmethod
+    def of(cls, points: Field) -> "Place":
+        """Bend and fold points (N, 3) in RAS mm."""
+        bend = np.stack([waves(seed, 70.0, 5)(points) for seed in (11, 12, 13)], axis=1)
+        bent = points + np.float32([1.2, 1.8, 1.8]) * bend
+        folded = bent.copy()
+        folded[:, 0] = np.abs(folded[:, 0])
+        return cls(points, bent, folded)
+
+    def keep(self, inside: NDArray[np.bool_]) -> "Place":
+        """Return the points where ``inside`` is True."""
+        return Place(self.world[inside], self.bent[inside], self.folded[inside])
+
+
+def _cerebrum(place: Place) -> Field:
+    """Hull of both hemispheres: an ellipsoid cut off below by the skull base and the tentorium."""
+    x, y, z = place.folded.T
+    floor = -17.0 - 21.0 * _bell(x, 33, 17) * _bell(y, 4, 24) + 12.0 * _bell(x, 0, 16) * _step(-y, 22, 6)
+    hull = ellipsoid(place.folded, (0, -1, 9), (55, 69, 56))
+    return -union(-hull, (z - floor) / 1.25, blend_mm=8)
+
+
+def _cerebellum(place: Place) -> Field:
+    left_right = ellipsoid(place.folded, (20, -43, -33), (23, 23, 18))
+    return union(left_right, ellipsoid(place.folded, (0, -38, -31), (14, 20, 19)), blend_mm=5)
+
+
+def _stem(place: Place) -> Field:
+    tube = capsule(place.folded, (0, -12, -4), (0, -21, -100), 8.5)
+    return union(tube, ellipsoid(place.folded, (0, -9, -29), (14, 11, 13)), blend_mm=5)
+
+
+def _sulci(place: Place, depth: Field) -> Field:
+    """Distance in mm to the nearest sulcal sheet, given the depth below the hull; sheets end at their own depth."""
+    origin = np.float32([19, -2, 8])
+    arm = place.folded - origin
+    length = np.maximum(np.linalg.norm(arm, axis=1, keepdims=True), 8)
+    direction = arm / length
+    # waves on the sphere of directions, side by side in the two halves only up to a slow unsymmetric shift
+    seen = 50 * direction + 1.5 * np.stack([waves(s, 38.0, 6)(place.bent) for s in (21, 22, 23)], axis=1)
+    reach = 13 + 6.5 * waves(24, 45.0, 8)(seen)
+    value, gradient = waves(25, 21.0, 22)(seen), None
+    value, gradient = waves(25, 21.0, 22).with_gradient(seen)
+    gradient -= direction * np.sum(gradient * direction, axis=1, keepdims=True)
+    slope = np.linalg.norm(gradient, axis=1) * 50 / length[:, 0]
+    across = np.abs(value) / np.sqrt(slope**2 + 0.05**2)
+    return np.hypot(across, np.maximum(depth - np.maximum(reach, 3), 0))
+
+
+def _fissures(place: Place) -> Field:
+    """Distance in mm to the midline cleft and to the Sylvian fissure of each side."""
+    x, y, z = place.folded.T
+    core = ellipsoid(place.folded * np.float32([0, 1, 1]), (0, 0, 5), (1, 42, 24))
+    midline = np.hypot(x, np.maximum(-core, 0))
+    level = (z + 4 + 0.5 * y + 2.5 * waves(31, 45.0, 5)(place.bent)) / 1.12
+    sylvian = np.sqrt(level**2 + np.maximum(33 - x, 0) ** 2 + np.maximum(-26 - y, 0) ** 2) - 0.5
+    insula = np.sqrt(np.maximum(np.abs(level) - 8, 0) ** 2 + (x - 34.5) ** 2 + np.maximum(np.abs(y - 4) - 17, 0) ** 2)
+    return np.minimum(np.minimum(midline, sylvian), insula)
+
+
+def _cortex(place: Place, hull: Field) -> Iterator[Layer]:
+    """Grey and white matter of the cerebrum, inside its hull."""
+    depth = -hull
+    fluid = 0.35 + 0.9 * np.exp(-np.maximum(depth, 0) / 5)
+    nearest = np.minimum(np.minimum(_sulci(place, depth), _fissures(place)) - fluid, depth)
+    thickness = 2.7 + 0.35 * waves(41, 30.0, 6)(place.bent)
+    yield Tissue.GREY, -nearest
+    yield Tissue.WHITE, thickness - nearest
+
+
+def _nuclei(place: Place) -> Iterator[Layer]:
+    p = place.folded
+    yield Tissue.DEEP_GREY, union(ellipsoid(p, (9.5, -13, 4), (8, 12, 8)), ellipsoid(p, (8, -20, 6), (6, 6, 6)))
+    yield Tissue.DEEP_GREY, ellipsoid(p, (25.5, 3, 2), (4.6, 15, 9.5))
+    yield (
+        Tissue.DEEP_GREY,
+        union(ellipsoid(p, (13, 17, 9), (5, 9, 7.5)), capsule(p, (14, 12, 14), (17, -18, 19), 2.4), blend_mm=3),
+    )
+    yield Tissue.PALLIDUM, ellipsoid(p, (19, -1, 0), (3.6, 8, 6))
+
+
+def _ventricles(place: Place) -> Iterator[Layer]:
+    p = place.folded
+    horn = ellipsoid(p, (7.5, 15, 11), (4.2, 15, 6.5), -20)
+    body = capsule(p, (8, 10, 15), (12, -20, 16), 4.2)
+    atrium = union(capsule(p, (13, -22, 14), (22, -33, 6), 5), capsule(p, (22, -33, 6), (20, -46, 3), 2.8))
+    temporal = capsule(p, (22, -32, 4), (30, -8, -16), 2.0)
+    yield Tissue.CSF, union(horn, body, atrium, temporal, blend_mm=3)
+    yield Tissue.CSF, ellipsoid(p, (0, -7, 1), (1.9, 14, 8))
+    yield Tissue.CSF, ellipsoid(p, (0, -25, -32), (6, 3.5, 8))
+
+
+def _hindbrain(place: Place) -> Iterator[Layer]:
+    """Cerebellum with its leaves, and the brain stem."""
+    hull = _cerebellum(place)
+    offset = (place.folded - np.float32([6, -24, -32])) * np.float32([0.55, 1, 1])
+    leaf = np.abs(np.sin(np.pi * (np.linalg.norm(offset, axis=1) + 1.2 * waves(51, 25.0, 5)(place.bent)) / 5.5))
+    fluid = 3.0 * (1 - leaf) - 1.9
+    yield Tissue.GREY, np.maximum(hull, np.where(hull > -7, fluid - 0.08 * (hull + 7), -1))
+    core = ellipsoid(place.folded, (15, -36, -32), (15, 10, 8))
+    yield Tissue.WHITE, np.minimum(core, np.maximum(hull + 2.5, 4 * (0.72 - leaf)))
+    yield Tissue.STEM, _stem(place)
+
+
+def _orbits_and_sinuses(place: Place) -> Iterator[Layer]:
+    p = place.folded
+    yield Tissue.BONE, ellipsoid(p, (25, 50, -31), (19.5, 25, 16.5))
+    yield Tissue.FAT, ellipsoid(p, (25, 52, -31), (17, 25, 14))
+    yield Tissue.MUSCLE, np.abs(ellipsoid(p, (25, 50, -31), (10, 24, 9))) - 1.2
+    yield Tissue.MUSCLE, capsule(p, (25, 54, -31), (10, 24, -27), 1.8)
+    yield Tissue.MUSCLE, ellipsoid(p, (27, 61, -31), (12.4, 12.4, 12.4))
+    yield Tissue.VITREOUS, ellipsoid(p, (27, 61, -31), (11, 11, 11))
+    cells = 1.2 * np.sin(place.bent @ np.float32([0.5, 0.7, 0.3])) * np.sin(place.bent @ np.float32([-0.6, 0.4, 0.6]))
+    yield Tissue.BONE, ellipsoid(p, (0, 48, -42), (10, 28, 17))
+    yield Tissue.AIR, ellipsoid(p, (4.2, 48, -42), (3.4, 26, 15)) + cells
+    yield Tissue.AIR, ellipsoid(p, (7, 22, -32), (6, 9, 7))
+    yield Tissue.AIR, ellipsoid(p, (25, 46, -62), (12, 15, 13))
+    yield Tissue.AIR, ellipsoid(p, (46, -24, -42), (6, 9, 11)) + 2 * cells
+
+
+def layers(points: Float32[np.ndarray, "N 3"]) -> Iterator[Layer]:
+    """Yield tissues from the outside in, each with its signed distance in mm at every point; later ones cover earlier.
+
+    Distances are exact to first order near a surface, which is all that partial volume needs.
+    """
+    place = Place.of(points)
+    hull, hind = _cerebrum(place), union(_cerebellum(place), _stem(place))
+    cavity = union(hull, hind, blend_mm=10) - 2.2
+    bone = cavity - (6.0 + 0.9 * waves(61, 60.0, 6)(place.bent) + 2.5 * _step(-place.bent[:, 2], 22, 8))
+    face = union(
+        ellipsoid(place.folded, (0, 28, -48), (50, 49, 62)),
+        ellipsoid(place.folded, (0, -22, -90), (46, 44, 90)),
+        ellipsoid(place.folded, (0, 77, -50), (8, 12, 16)),
+        blend_mm=12,
+    )
+    scalp = union(bone - (5.5 + 0.8 * waves(62, 50.0, 6)(place.bent)), face, blend_mm=10)
+    yield Tissue.SKIN, scalp
+    yield Tissue.FAT, scalp + 2.0
+    temple = ellipsoid(place.folded, (60, 10, -18), (8, 30, 30))
+    yield Tissue.MUSCLE, np.maximum(np.minimum(face + 7, temple), scalp + 3)
+    yield Tissue.BONE, bone
+    yield Tissue.MARROW, np.maximum(np.maximum(bone + 1.7, 1.9 - cavity), -25 - place.bent[:, 2])
+    yield from _orbits_and_sinuses(place)
+    yield Tissue.DURA, cavity
+    yield Tissue.CSF, cavity + 0.8
+    yield from _contents(place, np.minimum(hull, hind))
+    yield Tissue.LESION, LESION.distance(points)
+    yield Tissue.CALCIFICATION, CALCIFICATION.distance(points)
+
+
+def _contents(place: Place, brain: Field) -> Iterator[Layer]:
+    """What lies inside the skull; costly, so worked out only where there is brain."""
+    inside = brain < 3
+    part = place.keep(inside)
+    for source in (_hindbrain(part), _cortex(part, _cerebrum(part)), _nuclei(part), _ventricles(part), _midline(part)):
+        for tissue, distance in source:
+            full = np.full(inside.shape, 100, dtype=np.float32)
+            full[inside] = distance
+            yield tissue, full
+
+
+def _midline(place: Place) -> Iterator[Layer]:
+    """Falx and the sinus along its upper edge."""
+    core = ellipsoid(place.folded * np.float32([0, 1, 1]), (0, 0, 3), (1, 52, 36))
+    low = -6 - place.folded[:, 2]
+    yield Tissue.DURA, np.maximum(np.maximum(place.folded[:, 0] - 0.5, -core), low)
+    rim = ellipsoid(place.folded * np.float32([0, 1, 1]), (0, -1, 9), (1, 68, 55))
+    yield Tissue.BLOOD, np.maximum(np.hypot(place.folded[:, 0], np.minimum(rim, 0)) - 3.0, low)

@@ -1,0 +1,89 @@
+"""Every denoiser and sampler keeps its protocol, and the checks catch those that do not."""
+
+import pytest
+import torch
+
+from medinterp.denoisers.tiled import Tiled
+from medinterp.sampling.samplers import Heun, PosteriorMean, ReverseSDE
+from medinterp.testing import conformance
+from medinterp.testing.networks import random_network
+from medinterp.testing.oracles import linear_gaussian
+
+DENOISERS = {
+    "network": random_network(),
+    "oracle": linear_gaussian(16),
+    "tiled": Tiled(random_network(), (8, 16, 16), halo=56),
+}
+SAMPLERS = {
+    "posterior_mean": PosteriorMean(),
+    "heun": Heun(),
+    "euler": Heun(correct=False),
+    "reverse_sde": ReverseSDE(),
+    "ancestral": ReverseSDE(jacobian_products=0),
+    "reverse_sde_2": ReverseSDE(jacobian_products=2),
+}
+
+
+def example(dtype=torch.float32):
+    return 1 + torch.randn(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("check", conformance.DENOISER_CHECKS)
+@pytest.mark.parametrize("name", DENOISERS)
+def test_denoiser_keeps_the_protocol(name, check, dtype):
+    denoiser = DENOISERS[name]
+    if dtype == torch.float64 and name != "oracle":
+        network = random_network().double()
+        denoiser = network if name == "network" else Tiled(network, (8, 16, 16), halo=56)
+    check(denoiser, example(dtype))
+
+
+@pytest.mark.parametrize("check", conformance.SAMPLER_CHECKS)
+@pytest.mark.parametrize("denoiser", ["network", "oracle"])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_sampler_keeps_the_protocol(name, denoiser, check):
+    check(SAMPLERS[name], DENOISERS[denoiser], example())
+
+
+def silent(x, sigma):
+    with torch.no_grad():
+        return x / (1 + sigma)
+
+
+class TwoJacobians(torch.autograd.Function):
+    """The identity, with a backward rule that is twice its forward rule."""
+
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return tangent.clone()
+
+
+BROKEN = {
+    "keeps_shape_dtype_device": lambda x, sigma: (x / (1 + sigma)).double(),
+    "leaves_inputs_alone": lambda x, sigma: x.mul_(0.9) + 0 * sigma,
+    "is_deterministic": lambda x, sigma: x + sigma * torch.randn_like(x),
+    "reads_constant_map_as_scalar": lambda x, sigma: x / (1 + sigma.sum()),
+    "uses_the_noise_level": lambda x, sigma: 0.9 * x,
+    "treats_batch_items_alone": lambda x, sigma: x / (1 + sigma) - x.mean(),
+    "lets_gradients_flow": silent,
+    "derivatives_agree": lambda x, sigma: TwoJacobians.apply(x) / (1 + sigma),
+}
+
+
+@pytest.mark.parametrize("check", conformance.DENOISER_CHECKS)
+def test_control_each_check_catches_a_broken_denoiser(check):
+    with torch.random.fork_rng(), pytest.raises(AssertionError):
+        check(BROKEN[check.__name__], example())

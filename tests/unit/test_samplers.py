@@ -1,0 +1,89 @@
+"""Samplers: what they refuse, and how they treat noise that varies over space."""
+
+import pytest
+import torch
+
+from medinterp.denoisers.base import scalar_sigma
+from medinterp.errors import ConfigError
+from medinterp.sampling.samplers import Heun, PosteriorMean, ReverseSDE
+from medinterp.sampling.schedules import LinearSchedule, PowerSchedule
+from medinterp.testing.oracles import RecordingDenoiser, linear_gaussian
+
+
+class Pointwise:
+    """The posterior mean of independent voxels x0 ~ N(0, 1): exact for any sigma map."""
+
+    def __call__(self, x, sigma, *, cond=None):
+        return x / (1 + sigma.square())
+
+
+def example():
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randn(1, 1, 6, 6, 6, generator=generator, dtype=torch.float64)
+    sigma = 0.2 + torch.rand(1, 1, 6, 6, 6, generator=generator, dtype=torch.float64)
+    return y, sigma, generator
+
+
+def test_heun_solves_the_flow_of_a_sigma_map_voxel_by_voxel():
+    y, sigma, generator = example()
+    end = Heun()(Pointwise(), y, sigma, PowerSchedule()(80, start=1.0), generator=generator)
+    expected = y / (1 + sigma.square()).sqrt()
+    assert torch.allclose(end, expected, rtol=2e-3)  # Heun's error at 80 steps for the largest sigma
+
+
+def test_reverse_sde_draws_the_posterior_of_a_sigma_map_voxel_by_voxel():
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randn(1, 1, 60, 60, 6, generator=generator, dtype=torch.float64)
+    sigma = torch.linspace(0.2, 1.2, 6, dtype=torch.float64).expand(1, 1, 60, 60, 6)
+    fractions = PowerSchedule()(10, start=1.0)
+    draw = ReverseSDE()(Pointwise(), y, sigma, fractions, generator=generator)
+    deviation = (draw - Pointwise()(y, sigma)) * (
+        1 + 1 / sigma.square()
+    ).sqrt()  # white and of variance 1 if calibrated
+    for level in deviation[0, 0].unbind(dim=-1):
+        assert abs(float(level.mean())) < 4 / 60  # four standard errors of 3600 voxels
+        assert float(level.var()) == pytest.approx(1, abs=4 * (2 / 3600) ** 0.5)
+
+
+def test_single_step_heun_is_the_posterior_mean():
+    y, sigma, generator = example()
+    one = LinearSchedule()(1, start=1.0)
+    heun = Heun()(Pointwise(), y, sigma, one, generator=generator)
+    assert torch.allclose(heun, PosteriorMean()(Pointwise(), y, sigma, one, generator=generator), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "sampler", [Heun(), Heun(correct=False), PosteriorMean(), ReverseSDE(0), ReverseSDE(1), ReverseSDE(3)]
+)
+@pytest.mark.parametrize("steps", [1, 4])
+def test_evaluations_are_as_many_as_announced(sampler, steps):
+    world = linear_gaussian(8)
+    recording = RecordingDenoiser(world)
+    y = world.draw(1, torch.Generator().manual_seed(0))
+    fractions = PowerSchedule()(steps, start=1.0)
+    sampler(recording, y, scalar_sigma(0.5, y), fractions, generator=torch.Generator().manual_seed(0))
+    assert len(recording.evaluations) == sampler.evaluations(steps)
+
+
+def test_condition_reaches_the_denoiser():
+    y, sigma, generator = example()
+
+    def conditioned(x, sigma, *, cond=None):
+        return cond
+
+    for sampler in (PosteriorMean(), Heun()):
+        end = sampler(conditioned, y, sigma, LinearSchedule()(3, start=1.0), generator=generator, cond=2 * y)
+        assert torch.allclose(end, 2 * y, rtol=1e-12)
+
+
+@pytest.mark.parametrize("fractions", [[1.0], [0.9, 0.0], [1.0, 0.5], [1.0, 0.5, 0.5, 0.0], [0.0, 1.0]])
+@pytest.mark.parametrize("sampler", [Heun(), ReverseSDE()])
+def test_fractions_that_do_not_fall_from_one_to_zero_are_refused(sampler, fractions):
+    y, sigma, generator = example()
+    with pytest.raises(ConfigError, match="strictly decreasing from 1"):
+        sampler(Pointwise(), y, sigma, torch.tensor(fractions).double(), generator=generator)
+
+
+def test_negative_number_of_products_is_refused():
+    with pytest.raises(ConfigError, match="Jacobian products"):
+        ReverseSDE(jacobian_products=-1)

@@ -17,7 +17,7 @@ _PUBLIC = {
     "find_bundle": "medinterp.bundle",
 }
 
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 - names resolved lazily below
+__all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:

@@ -59,6 +59,7 @@ class RunOptions:
         max_memory_gb: memory the computation may take; the default is three quarters of what is free.
         overwrite: replace an existing study folder.
         dry_run: only plan (the command line's; ``run`` ignores it).
+        whole: denoise the whole volume; without it only the targets are explained, each on the crop that matters.
     """
 
     bundle: str = "mri_denoise"
@@ -77,6 +78,7 @@ class RunOptions:
     max_memory_gb: float | None = None
     overwrite: bool = False
     dry_run: bool = False
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -163,12 +165,18 @@ def run(
     explanations = build_explanations(pipeline, chosen, next(iter(scans.values())))
     loaded = time.perf_counter() - begun
     result = pipeline.run(
-        scans, explanations, seed=chosen.seed, device=str(device), max_voxels=voxel_budget(chosen), on_step=on_step
+        scans,
+        explanations,
+        seed=chosen.seed,
+        device=str(device),
+        max_voxels=voxel_budget(chosen),
+        whole=chosen.whole,
+        on_step=on_step,
     )
     facts = RunFacts(
         bundle=folder.name,
         weights_sha256=str(getattr(pipeline.denoiser, "weights_sha256", "")),
-        trained_on=pipeline.modalities,
+        trained_on=tuple(pipeline.modalities),
         parameters={k: v for k, v in asdict(chosen).items() if k not in ("targets", "overwrite", "dry_run")}
         | {"targets": [_without_path(t) for t in chosen.targets]},
         versions=versions(),
@@ -289,15 +297,17 @@ def parse_target(text: str, pipeline: Pipeline, options: RunOptions) -> Callable
     return partial(_locate_mask, io.read(Path(text)))
 
 
-def _locate_sphere(centre_mm: tuple[float, float, float], radius_mm: float, scan: Volume, _removed: Volume) -> Region:
+def _locate_sphere(
+    centre_mm: tuple[float, float, float], radius_mm: float, scan: Volume, _removed: Volume | None
+) -> Region:
     return sphere(scan.grid, centre_mm, radius_mm)
 
 
-def _locate_voxel(point_mm: tuple[float, float, float], scan: Volume, _removed: Volume) -> Region:
+def _locate_voxel(point_mm: tuple[float, float, float], scan: Volume, _removed: Volume | None) -> Region:
     return voxel(scan.grid, point_mm)
 
 
-def _locate_mask(mask: Volume, scan: Volume, _removed: Volume) -> Region:
+def _locate_mask(mask: Volume, scan: Volume, _removed: Volume | None) -> Region:
     return region_from_mask(mask, scan)
 
 

@@ -13,7 +13,7 @@ from monai.utils import convert_to_dst_type
 from torch import Tensor, nn
 
 from medinterp import io
-from medinterp.errors import BundleError
+from medinterp.errors import BundleError, MedinterpError
 from medinterp.pipeline import Pipeline
 from medinterp.registry import provider_packages
 from medinterp.volume import Grid, Provenance, Source, Volume
@@ -39,10 +39,23 @@ def load_pipeline(folder: Path) -> Pipeline:
         raise BundleError(f"configs/inference.json of bundle '{folder.name}' has no 'pipeline' key")
     config["bundle_root"] = str(folder)
     _check_allowed(config, "pipeline", set())
-    pipeline = ConfigParser({k: v for k, v in config.items() if k != "imports"}).get_parsed_content("pipeline")
+    try:
+        pipeline = ConfigParser({k: v for k, v in config.items() if k != "imports"}).get_parsed_content("pipeline")
+    except RuntimeError as error:  # MONAI wraps whatever a constructor raised
+        raise _cause(error, folder) from error
     if not isinstance(pipeline, Pipeline):
         raise BundleError(f"the 'pipeline' key of bundle '{folder.name}' makes a {type(pipeline).__name__}")
     return pipeline
+
+
+def _cause(error: BaseException, folder: Path) -> MedinterpError:
+    """Return our own error from the chain that MONAI wrapped around it, else one that says what failed."""
+    deepest = error
+    while deepest.__cause__ is not None:
+        deepest = deepest.__cause__
+        if isinstance(deepest, MedinterpError):
+            return deepest
+    return BundleError(f"the pipeline of bundle '{folder.name}' cannot be built: {deepest}")
 
 
 def _check_allowed(config: Mapping[str, Any], key: str, seen: set[str]) -> None:

@@ -226,7 +226,7 @@ def explain(
     progress: ProgressOption = Progress.bar,
     debug: Debug = False,
 ) -> None:
-    """Explain measurements on one denoised scan; at least one --target is needed."""
+    """Explain measurements on the denoised image, computing only the part of it that matters to each target."""
     with _errors(debug=debug):
         if not target:
             raise ConfigError("explain needs at least one --target, such as sphere:10,-20,35,5 or a mask file")
@@ -234,6 +234,7 @@ def explain(
         {"scan": Path(path)}, output, progress=progress, debug=debug, bundle=bundle, targets=tuple(target or ()),
         methods=tuple(method or ("input_x_gradient",)), measure=measure, halo=halo, series=series, frame=frame,
         use_form=use_form, seed=seed, device=device, max_memory_gb=max_memory, dry_run=dry_run, overwrite=overwrite,
+        whole=False,
     )  # fmt: skip
 
 

@@ -55,8 +55,8 @@ def _row(modality: str, study: Study, head: Path, truth: Mapping[str, Any]) -> s
     lesion = io.read(head / "truth" / f"{modality}_lesion.nii.gz")
     region = Region(lesion.voxels[0] > 0.5, clean.grid, "lesion")
     tissue = foreground_mask(clean.voxels[0])
-    before, after = (psnr(v.voxels[0], clean.voxels[0], tissue) for v in (one.scan, one.denoised))
-    noisy, denoised, true = (_contrast(v, region) for v in (one.scan, one.denoised, clean))
+    before, after = (psnr(v.voxels[0], clean.voxels[0], tissue) for v in (one.scan, one.shown))
+    noisy, denoised, true = (_contrast(v, region) for v in (one.scan, one.shown, clean))
     return f"{modality:<6}{before:>9.1f} dB{after:>5.1f} dB{noisy:>25.1f}{denoised:>8.1f}{true:>8.1f}"
 
 

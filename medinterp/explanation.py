@@ -34,13 +34,14 @@ class Explanation:
 
     Args:
         attributor: the method.
-        locate: finds the region from the scan and what was removed from it (a mask file, a sphere, a voxel).
+        locate: finds the region (of a mask file, a sphere, a voxel) from the scan and, where known, what was removed
+            from it.
         measure: "mean" over the region, or "contrast" of the region to the ring around it.
         halo: voxels of context around the region instead of the exact receptive field; its error is measured.
     """
 
     attributor: Attributor
-    locate: Callable[[Volume, Volume], Region]
+    locate: Callable[[Volume, Volume | None], Region]
     measure: str = "mean"
     halo: int | None = None
 

@@ -1,7 +1,7 @@
 """The one path of a scan: estimate noise, denoise, fuse, explain, certify. Only this file knows the order."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from medinterp.attribution import Attribution, Target, WeightedSum
 from medinterp.denoisers.base import Denoiser
 from medinterp.denoisers.tiled import Tiled, choose_tile
+from medinterp.errors import ConfigError
 from medinterp.explanation import Case, Explanation
 from medinterp.fusion.fusers import VarianceWeighted
 from medinterp.fusion.warp import Warp
@@ -43,7 +44,7 @@ class Pipeline:
     sampler: Sampler
     fuser: VarianceWeighted
     steps: int = 1
-    modalities: tuple[str, ...] = ("MR",)
+    modalities: Sequence[str] = ("MR",)
 
     @property
     def radius(self) -> int | None:
@@ -98,6 +99,7 @@ class Pipeline:
         seed: int = 0,
         device: str = "cpu",
         max_voxels: int | None = None,
+        whole: bool = True,
         on_step: OnStep = ignore,
     ) -> Result:
         """Run the whole path on scans.
@@ -109,8 +111,15 @@ class Pipeline:
             seed: of every random number.
             device: torch device of the computation; results come back as volumes.
             max_voxels: largest number of voxels the network may see at once; larger scans are tiled, exactly.
+            whole: denoise the whole volume; without it (one input only) just the explanations are made, each on the
+                crop that matters to it.
             on_step: progress callback.
+
+        Raises:
+            ConfigError: several inputs are to be explained without being denoised.
         """
+        if not whole and len(inputs) != 1:
+            raise ConfigError(f"explaining alone takes one scan, not {len(inputs)}; run the whole path to fuse them")
         clock = _Clock()
         on_step(StepInfo("noise", 0, len(inputs)))
         noise = {m: self.estimator(scan) for m, scan in inputs.items()}
@@ -122,11 +131,11 @@ class Pipeline:
         with torch.no_grad():  # the one place: whole volumes are made without a graph, explanations make their own
             cleaned = {
                 m: self.denoise(image, sigmas[m], seed=seed, tile=tiles[m], on_step=on_step)
-                for m, image in images.items()
+                for m, image in (images.items() if whole else ())
             }
             clock.lap("denoise")
-            results = {m: self._input_result(inputs[m], noise[m], cleaned[m], seed) for m in inputs}
-            fusion = None if len(inputs) == 1 else self._fusion_result(results, cleaned, sigmas, grids)
+            results = {m: self._input_result(inputs[m], noise[m], cleaned.get(m), seed) for m in inputs}
+            fusion = self._fusion_result(results, cleaned, sigmas, grids) if len(inputs) > 1 else None
             clock.lap("fuse")
         explained = []
         for number, explanation in enumerate(explanations):
@@ -136,7 +145,11 @@ class Pipeline:
         clock.lap("explain")
         return Result(results, fusion, tuple(explained), clock.seconds, seed, device, tiles)
 
-    def _input_result(self, scan: Volume, noise: NoiseEstimate, cleaned: Tensor, seed: int) -> InputResult:
+    def _input_result(self, scan: Volume, noise: NoiseEstimate, cleaned: Tensor | None, seed: int) -> InputResult:
+        level = noise.map.voxels if noise.map is not None else np.full_like(scan.voxels, noise.sigma)
+        sigma = scan.derive(level, Step("noise standard deviation", {"method": noise.method}))
+        if cleaned is None:
+            return InputResult(scan, noise, sigma, None, None)
         parameters = {
             "steps": self.steps, "sampler": type(self.sampler).__name__, "seed": seed, "sigma": noise.sigma,
             "noise_model": noise.model, "trained_on": list(self.modalities),
@@ -144,8 +157,6 @@ class Pipeline:
         step = Step("denoise", parameters)
         denoised = scan.derive(cleaned[0].cpu().numpy(), step)
         removed = scan.derive(scan.voxels - denoised.voxels, Step("removed noise", parameters))
-        level = noise.map.voxels if noise.map is not None else np.full_like(scan.voxels, noise.sigma)
-        sigma = scan.derive(level, Step("noise standard deviation", {"method": noise.method}))
         return InputResult(scan, noise, sigma, denoised, removed)
 
     def _fusion_result(
@@ -177,11 +188,10 @@ class Pipeline:
         seed: int,
     ) -> ExplanationResult:
         """Explain one measurement, modality by modality; for linear measurements of a fused image this is exact."""
-        reference = next(iter(results.values()))
+        first, reference = next(iter(results.items()))
         region = explanation.locate(reference.scan, reference.removed)
         target = explanation.target(region)
-        final = reference.denoised if fusion is None else fusion.fused
-        targets = {next(iter(results)): target} if fusion is None else self._pull_back(target, results, sigmas)
+        targets = {first: target} if fusion is None else self._pull_back(target, results, sigmas)
         attributions, certificates = {}, {}
         for m, own_target in targets.items():
             case = Case(
@@ -189,17 +199,21 @@ class Pipeline:
             )
             attributions[m] = case.explain(halo=explanation.halo)
             certificates[m] = case.certify(attributions[m])
-        before = reference.scan if fusion is None else self._fuse_scans(results, sigmas)
+        if fusion is None:
+            before, after, unit = _measure(target, reference.scan), attributions[first].value, reference.scan.unit
+        else:  # the fused image is linear in the denoised ones, so what was removed is what the number changed by
+            after, unit = _measure(target, fusion.fused), fusion.fused.unit
+            before = after + sum(_measure(targets[m], r.removed) for m, r in results.items() if r.removed is not None)
         return ExplanationResult(
             region=region,
             measure=explanation.measure,
             method=explanation.attributor.name,
-            maps={m: _map_volume(a, m, results[m].scan, final.unit, explanation) for m, a in attributions.items()},
+            maps={m: _map_volume(a, m, results[m].scan, unit, explanation) for m, a in attributions.items()},
             attributions=attributions,
-            value_before=_measure(target, before),
-            value_after=_measure(target, final),
-            unit=final.unit,
             certificates=certificates,
+            value_before=before,
+            value_after=after,
+            unit=unit,
         )
 
     def _sampled(self, seed: int) -> Callable[[Denoiser, Tensor, Tensor], Tensor]:
@@ -210,16 +224,10 @@ class Pipeline:
         self, target: Target, results: Mapping[str, InputResult], sigmas: Mapping[str, Tensor]
     ) -> dict[str, Target]:
         """Turn a linear measurement of the fused image into one of each denoised image on its own grid."""
-        leaves = {m: torch.from_numpy(r.denoised.voxels.copy())[None].requires_grad_() for m, r in results.items()}
+        leaves = {m: torch.from_numpy(r.shown.voxels.copy())[None].requires_grad_() for m, r in results.items()}
         fused, _ = self._fuse(leaves, sigmas, {m: r.scan.grid for m, r in results.items()})
         weights = torch.autograd.grad(target(fused).sum(), list(leaves.values()))
         return {m: WeightedSum(w[0, 0], target.name) for m, w in zip(leaves, weights, strict=True)}
-
-    def _fuse_scans(self, results: Mapping[str, InputResult], sigmas: Mapping[str, Tensor]) -> Volume:
-        """Fuse the scans as they came, for the measurement before denoising."""
-        scans = {m: torch.from_numpy(r.scan.voxels.copy())[None] for m, r in results.items()}
-        fused, _ = self._fuse(scans, sigmas, {m: r.scan.grid for m, r in results.items()})
-        return next(iter(results.values())).scan.derive(fused[0].numpy(), Step("fuse noisy"), unit="1")
 
 
 class _Clock:

@@ -11,13 +11,21 @@ from medinterp.volume import Region, Volume
 
 @dataclass(frozen=True)
 class InputResult:
-    """One input: the scan, its noise, what the model made of it and what it took away."""
+    """One input: the scan, its noise, what the model made of it and what it took away.
+
+    The last two are None where only a region was explained and the whole volume was never denoised.
+    """
 
     scan: Volume
     noise: NoiseEstimate
     sigma: Volume
-    denoised: Volume
-    removed: Volume
+    denoised: Volume | None
+    removed: Volume | None
+
+    @property
+    def shown(self) -> Volume:
+        """The volume that maps are laid over: the denoised one where there is one."""
+        return self.scan if self.denoised is None else self.denoised
 
 
 @dataclass(frozen=True)

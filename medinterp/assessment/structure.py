@@ -5,13 +5,14 @@ from collections.abc import Callable
 import numpy as np
 from scipy import ndimage
 
+from medinterp.errors import ConfigError
 from medinterp.volume import Region, Volume, sphere
 
 _SMOOTHING_MM = 2.0
 _FOREGROUND_SHARE = 0.15
 
 
-def most_structured_removal(*, radius_mm: float) -> Callable[[Volume, Volume], Region]:
+def most_structured_removal(*, radius_mm: float) -> Callable[[Volume, Volume | None], Region]:
     """Return a locator of the sphere, inside tissue, where the locally averaged removed signal is largest.
 
     White noise averages out over a neighbourhood; anatomy that was smoothed away does not. The place is thus the
@@ -21,7 +22,9 @@ def most_structured_removal(*, radius_mm: float) -> Callable[[Volume, Volume], R
         radius_mm: radius of the sphere.
     """
 
-    def locate(scan: Volume, removed: Volume) -> Region:
+    def locate(scan: Volume, removed: Volume | None) -> Region:
+        if removed is None:
+            raise ConfigError("the target 'auto' is found on the denoised volume: use 'run', or name a sphere or voxel")
         smoothing = [_SMOOTHING_MM / spacing for spacing in scan.grid.spacing_mm]
         structure = np.abs(ndimage.gaussian_filter(removed.voxels[0], smoothing))
         tissue = ndimage.gaussian_filter(scan.voxels[0] - removed.voxels[0], smoothing)

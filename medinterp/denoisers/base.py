@@ -2,13 +2,14 @@
 
 import warnings
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """Estimate E[x0 | x] from x = x0 + sigma n, with n white and Gaussian.
 

@@ -1,5 +1,7 @@
 """The bias-free, norm-free 3D U-Net: piecewise linear through the origin in (image, sigma)."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -79,7 +81,7 @@ class BiasFreeUNet(nn.Module):
         (preconditioning).
     """
 
-    def __init__(self, widths: tuple[int, ...] = (64, 96, 128), blocks: tuple[int, ...] = (1, 2, 1)) -> None:
+    def __init__(self, widths: Sequence[int] = (64, 96, 128), blocks: Sequence[int] = (1, 2, 1)) -> None:
         super().__init__()
         if 2 ** len(widths) != STRIDE or len(blocks) != len(widths):
             raise ValueError(f"widths {widths} and blocks {blocks}: give three of each, for 1/2, 1/4, 1/8 resolution")

@@ -19,10 +19,10 @@ WIDTH_PX = 1440
 TALLEST_PX = 1500
 DISCLAIMER = "Research use only. Not for diagnosis."
 _DPI = 100
-_GAP = 10
-_TITLE = 26
-_LEGEND = 62
-_FOOTER = 26
+_GAP = 10.0
+_TITLE = 26.0
+_LEGEND = 62.0
+_FOOTER = 26.0
 _GROUND = "#0c0e12"
 _TEXT = "#d7dce2"
 _FAINT = "#98a2ae"
@@ -220,7 +220,7 @@ def _draw_cross(ax: Axes, cross: tuple[int, int], shape: tuple[int, ...], box: _
 def _draw_legends(ax: Axes, legends: Sequence[Legend], top: float, width_px: int) -> None:
     for n, legend in enumerate(legends):
         room = (width_px - _GAP) / len(legends)
-        box = _Box(_GAP + n * room, top + 24, min(330.0, room - 2 * _GAP), 11)
+        box = _Box(_GAP + n * room, top + 24, min(330.0, room - 2 * _GAP), 11.0)
         window = legend.colours.window
         rgb, alpha = legend.colours.table[:, :3], legend.colours.table[:, 3:]
         shown = rgb * alpha + _UNDER_LEGEND * (1 - alpha)
@@ -251,7 +251,7 @@ def _write(
     text: str,
     *,
     at: str = "left",
-    size: float = 10,
+    size: int = 10,
     colour: str = _TEXT,
     outlined: bool = False,
 ) -> None:

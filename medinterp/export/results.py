@@ -24,7 +24,6 @@ from medinterp.results import ExplanationResult, InputResult, Result
 from medinterp.volume import Overlay
 
 
-
 @dataclass(frozen=True)
 class RunFacts:
     """What the run record says beside the results.
@@ -119,7 +118,7 @@ def _input_record(one: InputResult) -> dict[str, Any]:
         "notes": list(source.notes),
         "noise": {"sigma": noise.sigma, "low": noise.low, "high": noise.high, "model": noise.model,
                   "method": noise.method},
-        "steps": [{"name": s.name, **s.parameters} for s in one.denoised.provenance.steps],
+        "steps": [{"name": s.name, **s.parameters} for s in one.shown.provenance.steps],
     }  # fmt: skip
 
 
@@ -157,7 +156,7 @@ def _draw(result: Result) -> Iterator[_Drawn]:
             clusters = search_clusters(volume, threshold=default_threshold(volume))
             title = method_words(explained.method).title
             overlay = make_overlay(
-                result.inputs[input_name].denoised, volume, name=name, signed=True, clusters=clusters,
+                result.inputs[input_name].shown, volume, name=name, signed=True, clusters=clusters,
                 description=f"{title} of the {explained.measure} in {explained.region.name}",
             )  # fmt: skip
             yield _Drawn(input_name, explained, overlay, clusters)
@@ -168,11 +167,10 @@ def _write_nifti(name: str, one: InputResult, drawn: list[_Drawn], folder: Path,
     stem, suffix = stem_and_suffix(name, one.scan.modality)
     noise = one.noise
     about = {"ResearchUseOnly": True, "Sigma": noise.sigma, "NoiseModel": noise.model, "Seed": result.seed}
-    images = [
-        ("denoised", one.denoised, "denoised image", False),
-        ("removednoise", one.removed, "scan minus denoised image", True),
-        ("sigma", one.sigma, "noise standard deviation", False),
-    ]
+    images = [("sigma", one.sigma, "noise standard deviation", False)]
+    if one.denoised is not None and one.removed is not None:
+        images.append(("denoised", one.denoised, "denoised image", False))
+        images.append(("removednoise", one.removed, "scan minus denoised image", True))
     if result.fusion is not None:
         images.append(("contribution", result.fusion.contributions[name], f"what {name} adds to the fused image", True))
         if name == next(iter(result.inputs)):
@@ -187,11 +185,14 @@ def _write_nifti(name: str, one: InputResult, drawn: list[_Drawn], folder: Path,
 
 
 def _write_scene(name: str, one: InputResult, drawn: list[_Drawn], folder: Path) -> None:
-    removed = make_overlay(
-        one.denoised, one.removed, name="removed-noise", description="scan minus denoised image", signed=True,
-        clusters=search_clusters(one.removed, threshold=float("inf")),
-    )  # fmt: skip
-    write_scene(one.denoised, [*(d.overlay for d in drawn), removed], folder / name)
+    overlays = [d.overlay for d in drawn]
+    if one.removed is not None:
+        nothing = search_clusters(one.removed, threshold=float("inf"))
+        about = "scan minus denoised image"
+        overlays.append(
+            make_overlay(one.shown, one.removed, name="removed-noise", description=about, signed=True, clusters=nothing)
+        )
+    write_scene(one.shown, overlays, folder / name)
     pack_mrb(folder / name, folder / f"{name}.mrb")
 
 
@@ -202,9 +203,10 @@ def _write_dicom(name: str, one: InputResult, drawn: list[_Drawn], folder: Path)
     except InputError as refusal:
         return [f"{name}: no DICOM was written: {refusal}"]
     folder.mkdir(exist_ok=True)
-    write_dicom_series(
-        one.denoised, one.scan, folder / f"{name}-denoised", description=f"{name} denoised", series_number=9001
-    )
+    if one.denoised is not None:
+        write_dicom_series(
+            one.denoised, one.scan, folder / f"{name}-denoised", description=f"{name} denoised", series_number=9001
+        )
     for number, d in enumerate(drawn):
         label, first = d.overlay.name, 9100 + 10 * number
         write_dicom_series(
@@ -240,15 +242,16 @@ def _report_context(
     result: Result, facts: RunFacts, drawn: list[_Drawn], record: Mapping[str, Any], notes: tuple[str, ...]
 ) -> ReportContext:
     names = ", ".join(result.inputs)
-    steps = next(iter(result.inputs.values())).denoised.provenance.steps[-1].parameters
-    kind = "the posterior mean" if steps["steps"] == 1 else f"{steps['sampler']} with {steps['steps']} steps"
+    steps = facts.parameters["steps"]
+    kind = "the posterior mean" if steps == 1 else f"sampler '{facts.parameters['sampler']}' with {steps} steps"
+    done = "removed" if facts.parameters["whole"] else "removed where the explained measurements need it"
     summary = (
-        f"The noise of {names} was estimated from the scan itself and removed with the diffusion prior "
+        f"The noise of {names} was estimated from the scan itself and {done} with the diffusion prior "
         f"'{facts.bundle}' ({kind}, started at the scan's own noise level)."
     )
     if result.fusion is not None:
         summary += " The denoised images were interpolated onto the first one's grid and fused."
-    sections = tuple(_input_section(name, one, facts) for name, one in result.inputs.items())
+    sections = tuple(_input_section(n, o, facts) for n, o in result.inputs.items() if o.denoised is not None)
     explained = tuple(
         _explanation_section(e, tuple(d for d in drawn if d.explanation is e)) for e in result.explanations
     )
@@ -262,9 +265,9 @@ def _input_section(name: str, one: InputResult, facts: RunFacts) -> InputSection
             f"This prior was trained on {', '.join(facts.trained_on)}, not on {one.scan.modality}: treat the result "
             "as a trial."
         )
-    noise = one.noise
+    noise, removed = one.noise, one.scan if one.removed is None else one.removed
     return InputSection(
-        name, one.scan, one.denoised, one.removed, noise.sigma, noise.low, noise.high, noise.model, noise.method,
+        name, one.scan, one.shown, removed, noise.sigma, noise.low, noise.high, noise.model, noise.method,
         notes=tuple(notes),
     )  # fmt: skip
 

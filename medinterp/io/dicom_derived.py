@@ -19,6 +19,7 @@ from medinterp.volume import Volume
 __all__ = ["template_headers", "write_dicom_series"]
 
 _ENOUGH_LEVELS = 1000  # a range of that many integers is stored as it is: rounding costs at most 0.05 % of the range
+_AIR_BELOW_HU = -200  # a scan holds air; a difference of scans, also in HU, does not
 _OWN = {"SpecificCharacterSet", "SOPInstanceUID", "SOPClassUID", "SeriesInstanceUID", "ReferencedFrameNumber"}
 _MR_TYPE2 = ("ScanOptions", "MRAcquisitionType", "EchoTime", "EchoTrainLength", "RepetitionTime")
 _CT_TYPE2 = ("KVP", "AcquisitionNumber")
@@ -113,9 +114,9 @@ def _factor(low: float, high: float, bounds: tuple[int, int]) -> float:
 
 def _window(values: NDArray[np.float64], unit: str) -> tuple[float, float]:
     """Return window centre and width in the volume's unit."""
-    if unit == "HU":
-        return 40.0, 400.0
     least, most = float(values.min()), float(values.max())
+    if unit == "HU" and least < _AIR_BELOW_HU:
+        return 40.0, 400.0
     if least < -0.05 * most:
         limit = max(-least, most)
         return 0.0, 2 * limit

@@ -33,6 +33,7 @@ def read_nifti(path: str | Path, *, use_form: Form | None = None, frame: int | N
 
     The modality is the JSON sidecar's; without one it is "CT" (HU) when the minimum is below -200, at least 1 % of the
     voxels lie between -1100 and -200 and at least 90 % between -1100 and 3100 or at the minimum (padding); else "MR".
+    A signed map of MR values in the hundreds passes for CT by this rule: give such files a sidecar with "Modality".
 
     Args:
         path: .nii, .nii.gz or .hdr with its .img.

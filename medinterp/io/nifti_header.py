@@ -153,8 +153,7 @@ def _forms(image: Any, use_form: Form | None) -> dict[str, Float64[np.ndarray, "
             forms["qform"] = np.asarray(image.header.get_qform(), dtype=np.float64)
         except (HeaderDataError, ValueError) as error:
             raise UnsupportedSeries(
-                "the qform of the NIfTI header is not a rotation; if its sform is right, choose it with "
-                "--use sform"
+                "the qform of the NIfTI header is not a rotation; if its sform is right, choose it with --use sform"
             ) from error
     return forms
 

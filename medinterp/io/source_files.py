@@ -28,7 +28,8 @@ def require_path(path: Path) -> Path:
         path.stat()
     except OSError as error:
         raise InputError(
-            f"cannot open {path}: {error.strerror}; check the path and the permissions, then try again"
+            f"cannot open the input ({error.strerror}); check its path and permissions "
+            "(the path is not repeated here: names may hold patient data)"
         ) from error
     return path
 

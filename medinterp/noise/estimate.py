@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ class NoiseEstimate:
     map: Volume | None = None
 
 
+@runtime_checkable
 class Estimator(Protocol):
     """Measure a scan's noise."""
 

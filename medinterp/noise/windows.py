@@ -11,6 +11,7 @@ from medinterp.errors import TooFewVoxels
 from medinterp.volume import Volume
 
 Windows = Float32[np.ndarray, "n m"]
+FewerWindows = Float32[np.ndarray, "kept m"]
 Voxels = Float32[np.ndarray, "I J K"]
 
 MINIMUM_VOXELS = 1000
@@ -52,7 +53,7 @@ def _without_padding(windows: Windows, voxels: Voxels, fillers: set[float]) -> B
     return kept
 
 
-def foreground(windows: Windows, voxels: Voxels, volume: Volume, *, magnitude: bool) -> Windows:
+def foreground(windows: Windows, voxels: Voxels, volume: Volume, *, magnitude: bool) -> FewerWindows:
     """Return the windows that lie in tissue; air, padding and what a mask cut away are left out."""
     fillers = set[float]() if volume.unit == "HU" else {0.0}  # 0 HU is water, 0 elsewhere is what a mask leaves
     kept = windows[_without_padding(windows, voxels, fillers)]
@@ -77,7 +78,7 @@ def _cosine_bands(shape: tuple[int, ...]) -> tuple[Float32[np.ndarray, "a m"], F
     return basis[(order >= 1) & (order <= 2) & (order < order.max())], basis[order >= 0.75 * order.max()]
 
 
-def flattest(windows: Windows, shape: tuple[int, ...], share: float) -> Windows:
+def flattest(windows: Windows, shape: tuple[int, ...], share: float) -> FewerWindows:
     """Return the share of windows with the weakest gradients.
 
     Chosen by components that white noise makes independent of those the noise is read from: no selection bias.

@@ -9,7 +9,7 @@ that made the image.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from medinterp.errors import ConfigError
 from medinterp.progress import OnStep, StepInfo, ignore
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Turn a noisy scan into a clean image with a denoiser."""
 

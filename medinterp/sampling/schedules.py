@@ -1,7 +1,7 @@
 """Noise schedules: which noise levels a sampler visits on its way from the scan's own noise to none."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float64
@@ -10,6 +10,7 @@ from torch import Tensor
 from medinterp.errors import ConfigError
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """Choose the noise levels of a sampler."""
 

@@ -168,13 +168,14 @@ def _sulci(place: Place, depth: Field) -> Field:
     direction = arm / length
     # waves on the sphere of directions, side by side in the two halves only up to a slow unsymmetric shift
     seen = 50 * direction + 1.5 * np.stack([waves(s, 38.0, 6)(place.bent) for s in (21, 22, 23)], axis=1)
-    reach = 13 + 6.5 * waves(24, 45.0, 8)(seen)
-    value, gradient = waves(25, 21.0, 22)(seen), None
-    value, gradient = waves(25, 21.0, 22).with_gradient(seen)
+    reach = 16 + 7 * waves(24, 45.0, 8)(seen)
+    value, gradient = waves(25, 19.0, 20).with_gradient(seen)
     gradient -= direction * np.sum(gradient * direction, axis=1, keepdims=True)
-    slope = np.linalg.norm(gradient, axis=1) * 50 / length[:, 0]
-    across = np.abs(value) / np.sqrt(slope**2 + 0.05**2)
-    return np.hypot(across, np.maximum(depth - np.maximum(reach, 3), 0))
+    stretch = 50 / length[:, 0]
+    # distance to the nodal line: |f| / |grad f|, and sqrt(2 |f| / curvature) where the gradient vanishes
+    squared = np.sum(gradient**2, axis=1) + 0.5 * np.abs(value) * np.float32(2 * np.pi / 19) ** 2
+    across = np.abs(value) / np.maximum(stretch * np.sqrt(squared), 1e-6)
+    return np.hypot(across, np.maximum(depth - np.maximum(reach, 4), 0))
 
 
 def _fissures(place: Place) -> Field:
@@ -224,7 +225,7 @@ def _hindbrain(place: Place) -> Iterator[Layer]:
     """Cerebellum with its leaves, and the brain stem."""
     hull = _cerebellum(place)
     offset = (place.folded - np.float32([6, -24, -32])) * np.float32([0.55, 1, 1])
-    leaf = np.abs(np.sin(np.pi * (np.linalg.norm(offset, axis=1) + 1.2 * waves(51, 25.0, 5)(place.bent)) / 5.5))
+    leaf = np.abs(np.sin(np.pi * (np.linalg.norm(offset, axis=1) + 1.2 * waves(51, 25.0, 5)(place.bent)) / 4.4))
     fluid = 3.0 * (1 - leaf) - 1.9
     yield Tissue.GREY, np.maximum(hull, np.where(hull > -7, fluid - 0.08 * (hull + 7), -1))
     core = ellipsoid(place.folded, (15, -36, -32), (15, 10, 8))
@@ -232,19 +233,20 @@ def _hindbrain(place: Place) -> Iterator[Layer]:
     yield Tissue.STEM, _stem(place)
 
 
-def _orbits_and_sinuses(place: Place) -> Iterator[Layer]:
+def _orbits_and_sinuses(place: Place, lid: Field) -> Iterator[Layer]:
+    """Eyes in their fat, and the air cells of the face; ``lid`` keeps the eyes behind the skin."""
     p = place.folded
-    yield Tissue.BONE, ellipsoid(p, (25, 50, -31), (19.5, 25, 16.5))
-    yield Tissue.FAT, ellipsoid(p, (25, 52, -31), (17, 25, 14))
-    yield Tissue.MUSCLE, np.abs(ellipsoid(p, (25, 50, -31), (10, 24, 9))) - 1.2
-    yield Tissue.MUSCLE, capsule(p, (25, 54, -31), (10, 24, -27), 1.8)
-    yield Tissue.MUSCLE, ellipsoid(p, (27, 61, -31), (12.4, 12.4, 12.4))
-    yield Tissue.VITREOUS, ellipsoid(p, (27, 61, -31), (11, 11, 11))
+    yield Tissue.BONE, np.maximum(ellipsoid(p, (25, 42, -32), (18.5, 25, 16)), lid)
+    yield Tissue.FAT, np.maximum(ellipsoid(p, (25, 44, -32), (16, 25, 13.5)), lid)
+    yield Tissue.MUSCLE, np.maximum(np.abs(ellipsoid(p, (24, 42, -32), (10, 22, 9))) - 1.1, lid)
+    yield Tissue.MUSCLE, capsule(p, (25, 46, -32), (10, 17, -27), 1.8)
+    yield Tissue.MUSCLE, np.maximum(ellipsoid(p, (26, 53, -32), (12, 12, 12)), lid)
+    yield Tissue.VITREOUS, ellipsoid(p, (26, 53, -32), (10.7, 10.7, 10.7))
     cells = 1.2 * np.sin(place.bent @ np.float32([0.5, 0.7, 0.3])) * np.sin(place.bent @ np.float32([-0.6, 0.4, 0.6]))
-    yield Tissue.BONE, ellipsoid(p, (0, 48, -42), (10, 28, 17))
-    yield Tissue.AIR, ellipsoid(p, (4.2, 48, -42), (3.4, 26, 15)) + cells
-    yield Tissue.AIR, ellipsoid(p, (7, 22, -32), (6, 9, 7))
-    yield Tissue.AIR, ellipsoid(p, (25, 46, -62), (12, 15, 13))
+    yield Tissue.BONE, ellipsoid(p, (0, 44, -42), (10, 26, 17))
+    yield Tissue.AIR, ellipsoid(p, (4.2, 44, -42), (3.4, 24, 15)) + cells
+    yield Tissue.AIR, ellipsoid(p, (7, 20, -34), (6, 9, 7))
+    yield Tissue.AIR, ellipsoid(p, (25, 42, -62), (12, 15, 12))
     yield Tissue.AIR, ellipsoid(p, (46, -24, -42), (6, 9, 11)) + 2 * cells
 
 
@@ -256,9 +258,9 @@ def layers(points: Float32[np.ndarray, "N 3"]) -> Iterator[Layer]:
     place = Place.of(points)
     hull, hind = _cerebrum(place), union(_cerebellum(place), _stem(place))
     cavity = union(hull, hind, blend_mm=10) - 2.2
-    bone = cavity - (6.0 + 0.9 * waves(61, 60.0, 6)(place.bent) + 2.5 * _step(-place.bent[:, 2], 22, 8))
+    bone = cavity - (6.0 + 0.6 * waves(61, 60.0, 6)(place.bent) + 2.5 * _step(-place.bent[:, 2], 22, 8))
     face = union(
-        ellipsoid(place.folded, (0, 28, -48), (50, 49, 62)),
+        ellipsoid(place.folded, (0, 26, -48), (56, 51, 64)),
         ellipsoid(place.folded, (0, -22, -90), (46, 44, 90)),
         ellipsoid(place.folded, (0, 77, -50), (8, 12, 16)),
         blend_mm=12,
@@ -270,7 +272,7 @@ def layers(points: Float32[np.ndarray, "N 3"]) -> Iterator[Layer]:
     yield Tissue.MUSCLE, np.maximum(np.minimum(face + 7, temple), scalp + 3)
     yield Tissue.BONE, bone
     yield Tissue.MARROW, np.maximum(np.maximum(bone + 1.7, 1.9 - cavity), -25 - place.bent[:, 2])
-    yield from _orbits_and_sinuses(place)
+    yield from _orbits_and_sinuses(place, scalp + 1.5)
     yield Tissue.DURA, cavity
     yield Tissue.CSF, cavity + 0.8
     yield from _contents(place, np.minimum(hull, hind))

@@ -203,7 +203,7 @@ def _context(modality: Modality, name: str, number: int) -> Dataset:
     header.StudyID, header.AccessionNumber, header.ReferringPhysicianName = "1", "", ""
     header.SeriesInstanceUID, header.SeriesNumber, header.Modality = _uid("series", name), number, modality
     header.FrameOfReferenceUID, header.PositionReferenceIndicator = _uid("frame"), ""
-    header.Manufacturer, header.PatientPosition = "None", "HFS"
+    header.Manufacturer, header.PatientPosition, header.BodyPartExamined = "None", "HFS", "HEAD"
     return header
 
 

@@ -1,12 +1,13 @@
 """Where voxels are: a regular lattice in patient space, RAS+ millimetres."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from medinterp.errors import InputError
 
@@ -61,11 +62,11 @@ class Grid:
         axes = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
         return bool(np.abs(axes.T @ axes - np.eye(3)).max() < 1e-4)
 
-    def to_world(self, index: ArrayLike) -> NDArray[np.float64]:
+    def to_world(self, index: Sequence[Any] | NDArray[Any]) -> NDArray[np.float64]:
         """Map voxel indices (..., 3) to RAS+ mm (..., 3)."""
         return np.asarray(index, dtype=np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
 
-    def to_index(self, point_mm: ArrayLike) -> NDArray[np.float64]:
+    def to_index(self, point_mm: Sequence[Any] | NDArray[Any]) -> NDArray[np.float64]:
         """Map RAS+ mm (..., 3) to continuous voxel indices (..., 3)."""
         offset = np.asarray(point_mm, dtype=np.float64) - self.affine[:3, 3]
         return offset @ np.linalg.inv(self.affine[:3, :3]).T

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32
-from numpy.typing import ArrayLike
+from jaxtyping import Float32, Shaped
 
 from medinterp.errors import GridMismatch, InputError, NonFiniteInput
 from medinterp.volume.grid import Grid
@@ -45,10 +44,10 @@ class Volume:
         voxels.setflags(write=False)
         object.__setattr__(self, "voxels", voxels)
 
-    def derive(self, voxels: ArrayLike, step: Step, *, unit: str | None = None) -> "Volume":
+    def derive(self, voxels: Shaped[np.ndarray, "C I J K"], step: Step, *, unit: str | None = None) -> "Volume":
         """Return new values on the same grid: the only way from Volume to Volume that keeps the grid."""
         kept = self.unit if unit is None else unit
-        return Volume(np.asarray(voxels), self.grid, kept, self.modality, self.provenance.then(step))
+        return Volume(np.asarray(voxels, dtype=np.float32), self.grid, kept, self.modality, self.provenance.then(step))
 
     def require_same_grid(self, other: "Volume", what: str) -> None:
         """Raise GridMismatch, naming ``what`` the other volume is, unless both share one grid."""

@@ -46,7 +46,7 @@ def _header(grid: Grid, modality: str, k: int) -> Dataset:
     else:
         header.KVP = 120
         del header.BodyPartExamined
-    header.ImagePositionPatient = [float(f"{v:.10g}") for v in grid.to_world((0, 0, k)) * flip]
+    header.ImagePositionPatient = [float(f"{v:.10g}") for v in grid.to_world([0, 0, k]) * flip]
     header.add_new((0x0019, 0x0010), "LO", "PRIVATE CREATOR")
     header.add_new((0x0019, 0x1010), "LO", "never copied")
     return header
@@ -56,7 +56,7 @@ def make_scan(name: str) -> Volume:
     """Return one of SCANS: noise around a level, with headers of its slices when it comes as DICOM."""
     shape, affine, unit, modality, dicom = SCANS[name]
     grid = Grid(shape, affine, "1.2.6" if dicom else None)
-    values = np.random.default_rng(3).normal(300, 40, size=(1, *shape))
+    values = np.random.default_rng(3).normal(300, 40, size=(1, *shape)).astype(np.float32)
     headers = tuple(_header(grid, modality, k) for k in range(shape[2])) if dicom else ()
     source = Source("dicom" if dicom else "nifti", headers=headers)
     return Volume(values, grid, unit, modality, Provenance(source))
@@ -66,7 +66,12 @@ def impulse(scan: Volume, index: tuple[int, int, int], value: float) -> Volume:
     """Return a map that is zero but for one voxel."""
     values = np.zeros((1, *scan.grid.shape))
     values[(0, *index)] = value
-    return scan.derive(values, Step("impulse"), unit="1")
+    return map_on(scan, values)
+
+
+def map_on(scan: Volume, values: np.ndarray, unit: str = "1") -> Volume:
+    """Return values (1, I, J, K) as a volume derived from a scan."""
+    return scan.derive(values.astype(np.float32), Step("saliency"), unit=unit)
 
 
 def one_voxel_clusters(scan: Volume, *indices: tuple[int, int, int]) -> Segmentation:
@@ -76,7 +81,7 @@ def one_voxel_clusters(scan: Volume, *indices: tuple[int, int, int]) -> Segmenta
     for label, index in enumerate(indices, start=1):
         labels[index] = label
         sign = 1 if label % 2 else -1
-        x, y, z = (float(v) for v in scan.grid.to_world(index))
+        x, y, z = (float(v) for v in scan.grid.to_world(list(index)))
         segments.append(Segment(label, f"cluster {label}", sign, (x, y, z), float(sign), 1.0, float(sign)))
     return Segmentation(labels, scan.grid, tuple(segments))
 

@@ -16,8 +16,8 @@ from medinterp.io.dicom_seg import write_segmentation
 from medinterp.io.dicom_template import template_headers
 from medinterp.io.nifti import write_nifti
 from medinterp.io.nrrd import write_seg_nrrd
-from medinterp.volume import Segmentation, Step, Volume
-from tests.clients.scans import SCANS, impulse, make_scan, one_voxel_clusters, world_of
+from medinterp.volume import Segmentation, Volume
+from tests.clients.scans import SCANS, impulse, make_scan, map_on, one_voxel_clusters, world_of
 
 AT, OTHER = (9, 4, 6), (3, 8, 2)
 WORLD_TOLERANCE_MM = 1e-3  # what a micrometre-true export must keep; decimal strings hold 1e-9
@@ -26,8 +26,7 @@ Found = tuple[np.ndarray, np.ndarray]  # world positions of voxels that are not 
 
 
 def saliency_of(scan: Volume) -> Volume:
-    values = np.random.default_rng(5).normal(size=scan.voxels.shape) * 1e-4
-    return scan.derive(values, Step("saliency"), unit="1")
+    return map_on(scan, np.random.default_rng(5).normal(size=scan.voxels.shape) * 1e-4)
 
 
 def box_clusters(scan: Volume) -> Segmentation:
@@ -189,7 +188,7 @@ def test_a_one_voxel_impulse_lands_at_its_world_point(
     scan = make_scan(name)
     spike = impulse(scan, AT, 1500.0 if route == "denoised series" else -0.0123)
     worlds, values = through(route, spike, scan, tmp_path, run_client)
-    assert_same_points(worlds, scan.grid.to_world([AT]))
+    assert_same_points(worlds, scan.grid.to_world(np.array([AT])))
     if route not in ("segmentation", "seg.nrrd"):
         # Series hold 16-bit integers: at least 1000 steps over the range, so half a step is 0.05 %.
         np.testing.assert_allclose(values, spike.voxels[spike.voxels != 0], rtol=5e-4 if "series" in route else 0)
@@ -203,7 +202,7 @@ def test_control_a_left_right_flip_fails_the_impulse_check(
     flipped = impulse(scan, (scan.grid.shape[0] - 1 - AT[0], *AT[1:]), 1500.0)
     worlds, _ = through(route, flipped, scan, tmp_path, run_client)
     with pytest.raises(AssertionError, match="mm away"):
-        assert_same_points(worlds, scan.grid.to_world([AT]))
+        assert_same_points(worlds, scan.grid.to_world(np.array([AT])))
 
 
 def test_a_name_that_highdicom_dislikes_is_written_and_never_shown(tmp_path: Path) -> None:

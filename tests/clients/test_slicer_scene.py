@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from medinterp.io.slicer_scene import pack_mrb, write_scene
-from medinterp.volume import Overlay, Step, Volume
+from medinterp.volume import Overlay, Volume
 from tests.clients.conftest import missing
-from tests.clients.scans import impulse, make_scan, one_voxel_clusters
+from tests.clients.scans import impulse, make_scan, map_on, one_voxel_clusters
 
 PROBE = Path(__file__).with_name("slicer_probe.py")
 PEAK, TROUGH = (9, 4, 6), (3, 8, 2)
@@ -58,13 +58,13 @@ def show(scene: Path, folder: Path, *points: tuple[float, float, float]) -> Show
 
 
 def world(scan: Volume, index: tuple[int, int, int]) -> tuple[float, float, float]:
-    x, y, z = (float(v) for v in scan.grid.to_world(index))
+    x, y, z = (float(v) for v in scan.grid.to_world(list(index)))
     return x, y, z
 
 
 def two_spikes(scan: Volume) -> Volume:
     values = impulse(scan, PEAK, 0.9 * LIMIT).voxels + impulse(scan, TROUGH, -0.8 * LIMIT).voxels
-    return scan.derive(values, Step("saliency"), unit="1")
+    return map_on(scan, values)
 
 
 def overlay_of(scan: Volume, map: Volume, *, signed: bool = True) -> Overlay:
@@ -148,7 +148,7 @@ def test_one_picture_shows_both_signs_at_their_places(scan: Volume, tmp_path: Pa
     warm = np.array(world(scan, (11, 6, 5)))
     cool = warm + np.array([-7.0, 1.5, 0.0])  # the same axial plane
     blobs = [np.exp(-((where - place) ** 2).sum(axis=-1) / (2 * 1.8**2)) for place in (warm, cool)]
-    saliency = scan.derive((blobs[0] - blobs[1])[None] * LIMIT, Step("saliency"), unit="1")
+    saliency = map_on(scan, (blobs[0] - blobs[1])[None] * LIMIT)
     write_scene(scan, [overlay_of(scan, saliency)], tmp_path / "scene")
     point = (float(warm[0]), float(warm[1]), float(warm[2]))
     shown = show(tmp_path / "scene" / "scene.mrml", tmp_path / "shown", point)
@@ -161,7 +161,7 @@ def test_one_picture_shows_both_signs_at_their_places(scan: Volume, tmp_path: Pa
 
 
 def test_control_a_left_right_flipped_map_fails_the_place_check(scan: Volume, tmp_path: Path) -> None:
-    flipped = scan.derive(two_spikes(scan).voxels[:, ::-1], Step("flip"), unit="1")
+    flipped = map_on(scan, two_spikes(scan).voxels[:, ::-1])
     write_scene(scan, [overlay_of(scan, flipped)], tmp_path / "scene")
     shown = show(tmp_path / "scene" / "scene.mrml", tmp_path / "shown", world(scan, PEAK))
     with pytest.raises(AssertionError, match=r"no coloured pixel|from its place"):

@@ -87,3 +87,39 @@ BROKEN = {
 def test_control_each_check_catches_a_broken_denoiser(check):
     with torch.random.fork_rng(), pytest.raises(AssertionError):
         check(BROKEN[check.__name__], example())
+
+
+class Misbehaved:
+    """One step towards the estimate, with one promise broken."""
+
+    stochastic = False
+
+    def __init__(self, fault):
+        self.fault = fault
+
+    def evaluations(self, steps):
+        return 1
+
+    def __call__(self, denoiser, y, sigma, fractions, *, generator, cond=None, on_step=None):
+        image = denoiser(y, sigma)
+        match self.fault:
+            case "sampler_keeps_shape_dtype_device":
+                image = image.double()
+            case "sampler_repeats_its_bits":
+                image = image + sigma * torch.randn(y.shape, generator=generator)
+            case "sampler_shares_noise_over_the_batch":
+                image = image + sigma * torch.randn(y.shape, generator=generator)
+            case "sampler_reads_constant_map_as_scalar":
+                image = image * (1 + sigma.sum())
+            case "sampler_lets_gradients_flow":
+                image = image.detach()
+            case "sampler_runs_without_a_graph":
+                with torch.enable_grad():
+                    image = image * torch.ones(1, requires_grad=True)
+        return image
+
+
+@pytest.mark.parametrize("check", conformance.SAMPLER_CHECKS)
+def test_control_each_check_catches_a_broken_sampler(check):
+    with pytest.raises(AssertionError):
+        check(Misbehaved(check.__name__), DENOISERS["network"], example())

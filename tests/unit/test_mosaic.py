@@ -110,10 +110,10 @@ def signed_overlay() -> Overlay:
     return make_overlay(base, volume(values, affine), name="saliency", description="a test", signed=True)
 
 
-@pytest.mark.parametrize("draw", [through_peak, slice_mosaic])
-def test_positive_is_warm_and_on_the_left_when_it_is_in_the_patients_right(draw):
+@pytest.mark.parametrize(("draw", "first_tile"), [(through_peak, 24 / (24 + 24 + 20)), (slice_mosaic, 1 / 2)])
+def test_positive_is_warm_and_on_the_left_when_it_is_in_the_patients_right(draw, first_tile):
     picture = draw(signed_overlay(), method="saliency")
-    warm, cool = (where[where[:, 1] < picture.width / 4.2] for where in warm_and_cool(picture))  # the first axial tile
+    warm, cool = (where[where[:, 1] < first_tile * picture.width] for where in warm_and_cool(picture))
     assert len(warm) > 100
     assert len(cool) > 100
     assert warm[:, 1].max() < cool[:, 1].min()
@@ -173,7 +173,7 @@ def test_the_same_picture_has_the_same_bytes():
     assert through_peak(overlay, method="saliency").png == through_peak(overlay, method="saliency").png
 
 
-@pytest.mark.parametrize("shape", [(1, 9, 9), (9, 9, 1), (64, 2, 2)])
+@pytest.mark.parametrize("shape", [(1, 9, 9), (9, 9, 1)])
 def test_thin_volumes_and_flat_maps_are_drawn(shape):
     values = np.zeros(shape)
     base = volume(values, np.diag([0.3, 0.3, 10.0, 1.0]))

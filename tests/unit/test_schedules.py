@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from medinterp.errors import ConfigError
 from medinterp.sampling.schedules import KarrasSchedule, LinearSchedule, PowerSchedule
 
-SCHEDULES = (PowerSchedule(), PowerSchedule(3.0), LinearSchedule(), KarrasSchedule(), KarrasSchedule(rho=1, end=0.3))
+SCHEDULES = (PowerSchedule(), PowerSchedule(3.0), LinearSchedule(), KarrasSchedule(), KarrasSchedule(rho=1.0, end=0.3))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -29,7 +29,7 @@ def test_levels_scale_with_the_start(schedule, steps, start):
 
 
 def test_karras_levels_are_even_in_the_root_and_end_at_the_given_share():
-    levels = KarrasSchedule(rho=7, end=0.02)(6, start=2.0)
+    levels = KarrasSchedule(rho=7.0, end=0.02)(6, start=2.0)
     roots = levels[:-1] ** (1 / 7)
     assert torch.allclose(roots.diff(), roots.diff()[0].expand(5))
     assert levels[-2] == pytest.approx(0.04)
@@ -43,7 +43,7 @@ def test_linear_levels_are_evenly_spaced():
     "wrong",
     [
         lambda: PowerSchedule(0.5),
-        lambda: KarrasSchedule(rho=0),
+        lambda: KarrasSchedule(rho=0.0),
         lambda: KarrasSchedule(end=0.0),
         lambda: KarrasSchedule(end=1.0),
         lambda: LinearSchedule()(0, start=1.0),

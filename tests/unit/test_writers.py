@@ -17,8 +17,8 @@ from medinterp.io.dicom_seg import write_segmentation
 from medinterp.io.dicom_template import template_headers
 from medinterp.io.nrrd import write_seg_nrrd
 from medinterp.io.slicer_scene import pack_mrb, write_scene
-from medinterp.volume import Grid, Overlay, Provenance, Segmentation, Source, Step, Volume
-from tests.clients.scans import impulse, make_scan, one_voxel_clusters
+from medinterp.volume import Grid, Overlay, Provenance, Segmentation, Source, Volume
+from tests.clients.scans import impulse, make_scan, map_on, one_voxel_clusters
 
 
 def with_source(scan: Volume, source: Source) -> Volume:
@@ -71,7 +71,7 @@ def test_stored_integers_keep_a_thousandth_of_the_range_and_the_factor_is_record
 ) -> None:
     scan = make_scan("oblique_mr")
     values = np.random.default_rng(0).uniform(0, largest, size=scan.voxels.shape)
-    image = series(scan.derive(values, Step("x")), scan, tmp_path)[2]
+    image = series(map_on(scan, values, scan.unit), scan, tmp_path)[2]
     mapping = image.RealWorldValueMappingSequence[0]
     back = image.pixel_array.T * mapping.RealWorldValueSlope
     assert np.abs(back - values[0, :, :, 2]).max() <= largest / 1000
@@ -82,14 +82,14 @@ def test_stored_integers_keep_a_thousandth_of_the_range_and_the_factor_is_record
 
 def test_a_range_of_a_thousand_integers_keeps_the_scans_own_numbers(tmp_path: Path) -> None:
     scan = make_scan("oblique_mr")
-    brighter = scan.derive(scan.voxels * 5, Step("x"))
+    brighter = map_on(scan, scan.voxels * 5, scan.unit)
     assert series(brighter, scan, tmp_path)[0].RealWorldValueMappingSequence[0].RealWorldValueSlope == 1
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0, -7.0])
 def test_a_constant_volume_has_a_valid_window(value: float, tmp_path: Path) -> None:
     scan = make_scan("oblique_mr")
-    flat = scan.derive(np.full(scan.voxels.shape, value), Step("flat"))
+    flat = map_on(scan, np.full(scan.voxels.shape, value), scan.unit)
     assert series(flat, scan, tmp_path)[0].WindowWidth >= 1
     window = parametric_map(flat, tmp_path / "pm.dcm").SharedFunctionalGroupsSequence[0].FrameVOILUTSequence[0]
     assert window.WindowWidth > 0
@@ -102,10 +102,18 @@ def test_a_sparse_signed_map_is_windowed_symmetrically_about_zero(tmp_path: Path
     assert image.WindowWidth == pytest.approx(2 * 0.5 / image.RealWorldValueMappingSequence[0].RealWorldValueSlope)
 
 
+def test_a_difference_in_hounsfield_units_is_windowed_about_zero_and_a_scan_for_soft_tissue(tmp_path: Path) -> None:
+    scan = make_scan("axial_ct")
+    noise, air = map_on(scan, scan.voxels % 40 - 20, "HU"), map_on(scan, scan.voxels - 1100, "HU")
+    assert series(noise, scan, tmp_path / "noise")[0].WindowCenter == 0
+    window = series(air, scan, tmp_path / "air")[0]
+    assert (window.WindowCenter, window.WindowWidth) == (40, 400)
+
+
 def test_hounsfield_units_beyond_16_bits_are_refused(tmp_path: Path) -> None:
     scan = make_scan("axial_ct")
     with pytest.raises(InputError, match="16 bits"):
-        series(scan.derive(scan.voxels * 1000, Step("x")), scan, tmp_path)
+        series(map_on(scan, scan.voxels * 1000, scan.unit), scan, tmp_path)
 
 
 def test_series_keep_patient_study_and_frame_and_take_nothing_that_is_not_on_the_list(tmp_path: Path) -> None:
@@ -244,9 +252,7 @@ def test_no_cluster_means_no_segmentation_file(tmp_path: Path) -> None:
 
 def test_a_single_slice_can_be_written(tmp_path: Path) -> None:
     scan = make_scan("nifti_oblique")
-    one = Volume(
-        scan.voxels[..., :1], scan.grid.crop((0, 0, 0), (*scan.grid.shape[:2], 1)), "a.u.", "MR", scan.provenance
-    )
+    one = Volume(scan.voxels[..., :1], Grid((*scan.grid.shape[:2], 1), scan.grid.affine), "a.u.", "MR", scan.provenance)
     assert len(series(one, one, tmp_path)) == 1
     assert parametric_map(one, tmp_path / "pm.dcm").NumberOfFrames == 1
 

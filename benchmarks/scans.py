@@ -8,16 +8,19 @@ import numpy as np
 from scipy import ndimage
 
 from medinterp import io
-from medinterp.volume import Step, Volume
+from medinterp.testing.phantoms import head
+from medinterp.volume import Grid, Provenance, Source, Step, Volume
 
-SAMPLES = Path(__file__).parents[1] / "sample_data"
+SYNTHETIC = Path("synthetic_head")
+"""Name that stands for the noise-free synthetic head, for who has no real scans."""
 
 
 def named_scans(names: Sequence[str]) -> list[Path]:
-    """Return the scans of these file stems below MEDINTERP_REAL_DATA, or every NIfTI scan of sample_data without it."""
+    """Return the scans of these file stems below the folder MEDINTERP_REAL_DATA; the synthetic head without it."""
     root = os.environ.get("MEDINTERP_REAL_DATA")
-    found = sorted(Path(root).rglob("*.nii.gz")) if root else sorted(SAMPLES.rglob("*.nii.gz"))
-    return [path for path in found if not root or path.name.removesuffix(".nii.gz") in names]
+    if root is None:
+        return [SYNTHETIC]
+    return [path for path in sorted(Path(root).rglob("*.nii.gz")) if stem(path) in names]
 
 
 def stem(path: Path) -> str:
@@ -37,8 +40,13 @@ def centre(volume: Volume, shape: tuple[int, int, int]) -> Volume:
 
 
 def read(path: Path) -> Volume:
-    """Read a scan."""
-    return io.read(path)
+    """Read a scan, or draw the synthetic head (T1, 1.25 mm)."""
+    if path != SYNTHETIC:
+        return io.read(path)
+    affine = np.diag([1.25, 1.25, 1.25, 1.0])
+    affine[:3, 3] = -1.25 * (np.array([128, 160, 128]) - 1) / 2
+    grid = Grid((128, 160, 128), affine)
+    return Volume(head("T1", grid)[None], grid, "a.u.", "MR", Provenance(Source("memory")))
 
 
 def with_rician(volume: Volume, sigma: float, seed: int) -> Volume:

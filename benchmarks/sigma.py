@@ -104,9 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = "\n\n".join(
         [
             "## Noise estimation",
-            f"`python -m benchmarks.sigma {' '.join(f'{name}.nii.gz' for name in names)}`",
-            "Error of sigma in %: median [least, largest] over the scans; Rician noise as a share of the bright tissue. "
-            "Total: added and the scan's own noise, as FlatWindows reads it in the clean scan.",
+            f"`python -m benchmarks.sigma {' '.join(names)}`",
+            "Error of sigma in %: median [least, largest] over the scans; Rician noise as a share of the bright "
+            "tissue. Total: added and the scan's own noise, as FlatWindows reads it in the clean scan.",
             summary(readings),
             f"The default's 95 % interval held the total in {100 * np.mean([r.covered for r in ours]):.0f} % of "
             f"{len(ours)} readings. {report.versions('medinterp', 'scikit-image', 'dipy', 'numpy')}.",

@@ -18,7 +18,7 @@ from medinterp import io
 from medinterp.assessment.structure import most_structured_removal
 from medinterp.bundle import load_pipeline
 from medinterp.catalogue import find_bundle, versions
-from medinterp.denoisers.tiled import BYTES_PER_VOXEL, choose_tile
+from medinterp.denoisers.tiled import BYTES_PER_VOXEL
 from medinterp.errors import ConfigError, DeviceError, GridMismatch
 from medinterp.explanation import Explanation
 from medinterp.export.names import input_name
@@ -53,6 +53,7 @@ class RunOptions:
         series: which series of a DICOM folder, from 1.
         frame: which time point of a 4D scan, from 0.
         use_form: "qform" or "sform" where a NIfTI file's disagree.
+        force: also read DICOM files that lack the preamble.
         resample: allow inputs on different grids to be fused on the first one's.
         seed: of every random number.
         device: torch device.
@@ -72,6 +73,7 @@ class RunOptions:
     series: int | None = None
     frame: int | None = None
     use_form: Form | None = None
+    force: bool = False
     resample: bool = False
     seed: int = 0
     device: str = "cpu"
@@ -211,7 +213,7 @@ def plan(inputs: Mapping[str, str | Path] | str | Path, options: RunOptions) -> 
     scans = read_inputs(name_inputs(inputs), options)
     pipeline = build_pipeline(find_bundle(options.bundle), options, device)
     budget = voxel_budget(options)
-    tiles = {m: choose_tile(scan.grid.shape, budget, pipeline.radius) for m, scan in scans.items()}
+    tiles = {m: pipeline.tile(scan.grid.shape, budget) for m, scan in scans.items()}
     probe = torch.zeros(1, 1, 64, 64, 64, device=device)
     begun = time.perf_counter()
     with torch.no_grad():
@@ -234,7 +236,7 @@ def read_inputs(paths: Mapping[str, Path], options: RunOptions) -> dict[str, Vol
         GridMismatch: grids differ and ``resample`` is off.
     """
     scans = {
-        m: io.read(path, series=options.series, frame=options.frame, use_form=options.use_form)
+        m: io.read(path, series=options.series, frame=options.frame, use_form=options.use_form, force=options.force)
         for m, path in paths.items()
     }
     first, *others = scans

@@ -62,6 +62,7 @@ UseForm = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--use", help="qform or sform, where a NIfTI file's two orientations disagree."),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Also read DICOM files that lack the preamble.")]
 Resample = Annotated[bool, typer.Option("--resample", help="Allow inputs on different grids to be fused.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random number.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or mps; absent is an error.")]
@@ -160,6 +161,7 @@ def run(
     series: Series = None,
     frame: Frame = None,
     use_form: UseForm = None,
+    force: Force = False,
     resample: Resample = False,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -175,7 +177,7 @@ def run(
     _run(
         named, output, progress=progress, debug=debug, bundle=bundle, targets=tuple(target or ("auto",)),
         methods=tuple(method or ("input_x_gradient",)), measure=measure, halo=halo, sampler=sampler, steps=steps,
-        series=series, frame=frame, use_form=use_form, resample=resample, seed=seed, device=device,
+        series=series, frame=frame, use_form=use_form, force=force, resample=resample, seed=seed, device=device,
         max_memory_gb=max_memory, dry_run=dry_run, overwrite=overwrite,
     )  # fmt: skip
 
@@ -190,6 +192,7 @@ def denoise(
     series: Series = None,
     frame: Frame = None,
     use_form: UseForm = None,
+    force: Force = False,
     seed: Seed = 0,
     device: Device = "cpu",
     max_memory: MaxMemory = None,
@@ -201,8 +204,8 @@ def denoise(
     """Denoise one scan and write the study folder, without an explanation."""
     _run(
         {"scan": Path(path)}, output, progress=progress, debug=debug, bundle=bundle, targets=(), methods=(),
-        sampler=sampler, steps=steps, series=series, frame=frame, use_form=use_form, seed=seed, device=device,
-        max_memory_gb=max_memory, dry_run=dry_run, overwrite=overwrite,
+        sampler=sampler, steps=steps, series=series, frame=frame, use_form=use_form, force=force, seed=seed,
+        device=device, max_memory_gb=max_memory, dry_run=dry_run, overwrite=overwrite,
     )  # fmt: skip
 
 
@@ -218,6 +221,7 @@ def explain(
     series: Series = None,
     frame: Frame = None,
     use_form: UseForm = None,
+    force: Force = False,
     seed: Seed = 0,
     device: Device = "cpu",
     max_memory: MaxMemory = None,
@@ -233,14 +237,15 @@ def explain(
     _run(
         {"scan": Path(path)}, output, progress=progress, debug=debug, bundle=bundle, targets=tuple(target or ()),
         methods=tuple(method or ("input_x_gradient",)), measure=measure, halo=halo, series=series, frame=frame,
-        use_form=use_form, seed=seed, device=device, max_memory_gb=max_memory, dry_run=dry_run, overwrite=overwrite,
-        whole=False,
+        use_form=use_form, force=force, seed=seed, device=device, max_memory_gb=max_memory, dry_run=dry_run,
+        overwrite=overwrite, whole=False,
     )  # fmt: skip
 
 
 @app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A file or a folder.")],
+    force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -248,7 +253,7 @@ def inspect(
     with _errors(debug=debug):
         from medinterp import io
 
-        found = io.inspect(path)
+        found = io.inspect(path, force=force)
         typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else found.describe())
 
 
@@ -278,10 +283,11 @@ def demo(
         typer.echo(lines)
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"medinterp {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

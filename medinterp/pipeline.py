@@ -54,6 +54,10 @@ class Pipeline:
             return None
         return int(reach) * self.sampler.evaluations(self.steps)
 
+    def tile(self, shape: tuple[int, int, int], max_voxels: int | None) -> tuple[int, int, int] | None:
+        """Return the tile in which the denoiser sees a volume of this shape, None for all at once."""
+        return choose_tile(shape, max_voxels, getattr(self.denoiser, "radius", None))
+
     def denoise(
         self,
         image: Float[Tensor, "B C I J K"],
@@ -127,7 +131,7 @@ class Pipeline:
         images = {m: torch.as_tensor(scan.voxels.copy(), device=device)[None] for m, scan in inputs.items()}
         sigmas = {m: _sigma_tensor(noise[m], images[m]) for m in inputs}
         grids = {m: scan.grid for m, scan in inputs.items()}
-        tiles = {m: choose_tile(grid.shape, max_voxels, self.radius) for m, grid in grids.items()}
+        tiles = {m: self.tile(grid.shape, max_voxels) for m, grid in grids.items()}
         with torch.no_grad():  # the one place: whole volumes are made without a graph, explanations make their own
             cleaned = {
                 m: self.denoise(image, sigmas[m], seed=seed, tile=tiles[m], on_step=on_step)

@@ -45,16 +45,16 @@ class Series:
     @property
     def number(self) -> int | None:
         """Series Number as the scanner gave it."""
-        value = self.planes[0].header.get("SeriesNumber")
-        return None if value is None or value == "" else int(value)
+        number: int | None = self.planes[0].facts["SeriesNumber"]
+        return number
 
     @property
     def unit(self) -> str:
         """Unit of the rescaled values."""
-        header, modality = self.planes[0].header, self.planes[0].modality
+        facts, modality = self.planes[0].facts, self.planes[0].modality
         if modality == "CT":
-            return "HU" if str(header.get("RescaleType") or "HU").upper() in ("HU", "US") else "a.u."
-        return "a.u." if modality == "MR" else str(header.get("Units") or "a.u.")
+            return "HU" if (facts["RescaleType"] or "HU").upper() in ("HU", "US") else "a.u."
+        return "a.u." if modality == "MR" else str(facts["Units"] or "a.u.")
 
 
 def arrange(uid: str, planes: Sequence[Plane], notes: Sequence[str]) -> Series:
@@ -115,7 +115,7 @@ def _filtered(places: Places, same: Callable[[Plane, Plane], bool]) -> tuple[Pla
 
 
 def _instance(plane: Plane) -> tuple[str, int]:
-    return str(plane.header.get("SOPInstanceUID")), plane.frame
+    return str(plane.facts["SOPInstanceUID"]), plane.frame
 
 
 def _split(places: Places) -> Mapping[str, tuple[Plane, ...]] | None:

@@ -48,7 +48,7 @@ def plane_faults(planes: Sequence[Plane]) -> list[str]:
         faults.append("slices of different pixel spacing; keep one in the folder")
     elif (spacings <= 0).any():
         faults.append("a Pixel Spacing of zero or less")
-    if len({plane.header.get("FrameOfReferenceUID") for plane in planes}) > 1:
+    if len({plane.facts["FrameOfReferenceUID"] for plane in planes}) > 1:
         faults.append("slices of different frames of reference: their positions cannot be compared")
     if not lost and not _is_rotation(planes[0]):
         faults.append("the row and column directions are not perpendicular unit vectors")
@@ -168,10 +168,10 @@ def _remarks(planes: Sequence[Plane], residual: float, spacing: float, degrees: 
         )
     if degrees > np.degrees(1e-4):
         notes.append(f"warning: the slices drift sideways by {degrees:.3f} degrees; the grid keeps this shear")
-    stated = planes[0].header.get("SpacingBetweenSlices")
-    if stated and abs(abs(float(stated)) - spacing) > 0.01 * spacing:
+    stated = planes[0].facts["SpacingBetweenSlices"]
+    if stated and abs(abs(stated) - spacing) > 0.01 * spacing:
         notes.append(
-            f"warning: the header says {abs(float(stated)):.3f} mm between slices, the positions say {spacing:.3f} mm; "
+            f"warning: the header says {abs(stated):.3f} mm between slices, the positions say {spacing:.3f} mm; "
             "the positions are used"
         )
     return notes + _end_remarks(planes)
@@ -180,12 +180,10 @@ def _remarks(planes: Sequence[Plane], residual: float, spacing: float, degrees: 
 def _end_remarks(planes: Sequence[Plane]) -> list[str]:
     """Say when numbering hints at slices beyond the ends, which positions cannot show."""
     numbers = sorted(plane.instance for plane in planes if plane.instance is not None)
-    total = planes[0].header.get("ImagesInAcquisition")
+    total = planes[0].facts["ImagesInAcquisition"]
     if len(planes) > len({plane.path for plane in planes}) or len(set(numbers)) < len(planes):
         return []
-    if (total and int(total) > len(planes)) or numbers[0] > 1:
-        why = (
-            f"the header counts {total}" if total and int(total) > len(planes) else f"numbering begins at {numbers[0]}"
-        )
+    if (total and total > len(planes)) or numbers[0] > 1:
+        why = f"the header counts {total}" if total and total > len(planes) else f"numbering begins at {numbers[0]}"
         return [f"{len(planes)} slices read but {why}: slices beyond the ends may be absent"]
     return []

@@ -63,18 +63,21 @@ def _planes_in(file: Path, what: str, passed: Counter[str], *, force: bool) -> l
     if header is None:
         passed["file that is not DICOM"] += not marked  # a DICOMDIR is DICOM, and no loss
         return []
-    reason = why_not_a_scan(header)
+    try:
+        reason = why_not_a_scan(header)
+        found = planes_of(file, header) if reason is None else []
+    except OSError as error:
+        raise unreadable(error, what) from error
     if reason is not None:
         passed[f"DICOM object that is no CT, MR or PET scan ({reason})"] += 1
-        return []
-    return planes_of(file, header)
+    return found
 
 
 def _sorted_series(planes: Sequence[Plane]) -> list[Series]:
     """Split planes by series, stack and orientation; listing order is series number, then UID."""
     groups: dict[str, list[Plane]] = {}
     for plane in planes:
-        groups.setdefault(str(plane.header.get("SeriesInstanceUID")), []).append(plane)
+        groups.setdefault(str(plane.facts["SeriesInstanceUID"]), []).append(plane)
     found = [series for uid, members in groups.items() for series in _series_of(uid, members)]
     return sorted(found, key=lambda one: (one.number is None, one.number or 0, one.uid))  # stable: largest stack first
 

@@ -43,20 +43,28 @@ SPLITTERS = (
     ("", "AcquisitionNumber"),
     ("", "AcquisitionTime"),
 )
-# What pydicom raises on damaged files, found by truncating and corrupting real ones.
-DAMAGE = (
-    AttributeError,
-    EOFError,
-    IndexError,
-    KeyError,
-    NotImplementedError,
-    OverflowError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
+# What else of a header is used: read once, where damage is caught, as the type that is needed.
+FACTS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
+    "SeriesInstanceUID": ("", str),
+    "SOPInstanceUID": ("", str),
+    "FrameOfReferenceUID": ("", str),
+    "SeriesNumber": ("", int),
+    "SpacingBetweenSlices": ("PixelMeasuresSequence", float),
+    "ImagesInAcquisition": ("", int),
+    "RescaleType": ("PixelValueTransformationSequence", str),
+    "Units": ("", str),
+    "PixelPaddingValue": ("", int),
+    "PixelPaddingRangeLimit": ("", int),
+}
+
+
+def damage() -> tuple[type[Exception], ...]:
+    """Return what pydicom raises on damaged files; found by cutting and corrupting real ones at random."""
+    from pydicom.errors import BytesLengthException
+
+    broken_value = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError, BytesLengthException)
+    broken_file = (EOFError, OSError, RuntimeError, struct.error, zlib.error)
+    return (*broken_value, *broken_file)
 
 
 class UnreadableHeader(Exception):
@@ -68,6 +76,7 @@ class Plane:
     """One image plane: where it is in LPS mm, how its numbers become values, what tells it from its neighbours.
 
     ``spacing`` is in DICOM's order: distance between rows, then between columns. ``frame`` counts from 0 in the file.
+    ``keys`` holds the values of SPLITTERS, ``facts`` those of FACTS, None where absent.
     """
 
     path: Path
@@ -83,16 +92,9 @@ class Plane:
     instance: int | None
     stack: str
     keys: Mapping[str, Any]
-
-    @property
-    def image_type(self) -> tuple[str, ...]:
-        """Words of Image Type."""
-        return tuple(str(word).upper() for word in _listed(self.header.get("ImageType")))
-
-    @property
-    def modality(self) -> str:
-        """DICOM modality, from the class of the file."""
-        return SCAN_CLASSES[str(self.header.SOPClassUID)]
+    facts: Mapping[str, Any]
+    image_type: tuple[str, ...]
+    modality: str
 
 
 def read_header(path: Path, *, force: bool) -> Any:
@@ -111,15 +113,23 @@ def read_header(path: Path, *, force: bool) -> Any:
                 refuse_deflated(pydicom.filereader.read_file_meta_info(path))
             header = pydicom.dcmread(path, stop_before_pixels=True, force=force)
             kind = header.get("SOPClassUID")
+            stored_as = getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID")
         except InvalidDicomError:
             return None
-        except DAMAGE as error:
-            raise UnreadableHeader(f"the header is damaged or cut off ({type(error).__name__})") from error
-    if kind is None and not force:
-        kind = header.file_meta.get("MediaStorageSOPClassUID") if hasattr(header, "file_meta") else None
-        if kind != DIRECTORY_CLASS:
-            raise UnreadableHeader("the header is damaged or cut off (it names no SOP class)")
-    return None if kind is None or kind == DIRECTORY_CLASS else header
+        except damage() as error:
+            raise _damaged(error) from error
+    if stored_as == DIRECTORY_CLASS or (kind is None and force):
+        return None
+    if kind is None:
+        raise UnreadableHeader("the header is damaged or cut off (it names no SOP class)")
+    return header
+
+
+def _damaged(error: Exception) -> Exception:
+    """Return the error to raise: the system's own when the file could not be read, else that the header is damaged."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    return UnreadableHeader(f"the header is damaged, incomplete or cut off ({type(error).__name__})")
 
 
 def refuse_deflated(meta: Any) -> None:
@@ -132,9 +142,12 @@ def why_not_a_scan(header: Any) -> str | None:
     """Say why an object is not a scan that can be read, or None."""
     from pydicom.uid import UID
 
-    if "Rows" in header and header.get("SamplesPerPixel", 1) != 1:
-        return "colour image"
-    kind = str(header.SOPClassUID)
+    try:
+        if "Rows" in header and header.get("SamplesPerPixel", 1) != 1:
+            return "colour image"
+        kind = str(header.SOPClassUID)
+    except damage() as error:
+        raise _damaged(error) from error
     return None if kind in SCAN_CLASSES else UID(kind).name
 
 
@@ -151,8 +164,8 @@ def planes_of(path: Path, header: Any) -> list[Plane]:
             rows, columns = int(header.Rows), int(header.Columns)
             _check_sizes(path, header, rows, columns, frames)
             return [_plane(path, header, frame, rows, columns) for frame in range(frames)]
-        except DAMAGE as error:
-            raise UnreadableHeader(f"the header is damaged or incomplete ({type(error).__name__})") from error
+        except damage() as error:
+            raise _damaged(error) from error
 
 
 def _check_sizes(path: Path, header: Any, rows: int, columns: int, frames: int) -> None:
@@ -191,6 +204,9 @@ def _plane(path: Path, header: Any, frame: int, rows: int, columns: int) -> Plan
         instance=None if number is None else int(number),
         stack=str(find("FrameContentSequence", "StackID")),
         keys={keyword: _key(find(sequence, keyword)) for sequence, keyword in SPLITTERS},
+        facts={keyword: _fact(find(sequence, keyword), kind) for keyword, (sequence, kind) in FACTS.items()},
+        image_type=tuple(str(word).upper() for word in _listed(header.get("ImageType"))),
+        modality=SCAN_CLASSES[str(header.SOPClassUID)],
     )
 
 
@@ -208,6 +224,10 @@ def _finder(header: Any, frame: int) -> Callable[[str, str], Any]:
         return header.get(keyword)
 
     return find
+
+
+def _fact(value: Any, kind: Callable[[Any], Any]) -> Any:
+    return None if value is None or value == "" else kind(value)
 
 
 def _number(value: Any) -> float | None:

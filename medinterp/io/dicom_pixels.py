@@ -1,7 +1,6 @@
 """Stored DICOM pixels become values: decoding, rescale slice by slice, padding set aside."""
 
 import filecmp
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Shaped
 
 from medinterp.errors import InputError, UnsupportedSeries
-from medinterp.io.dicom_headers import DAMAGE, Plane, refuse_deflated
+from medinterp.io.dicom_headers import Plane, damage, refuse_deflated
 from medinterp.io.source_files import unreadable
-
-logger = logging.getLogger(__name__)
 
 # A padding value this far (of the range of the other values) outside them is no measurement; one that blends in is.
 PADDING_APART = 0.01
@@ -84,9 +81,9 @@ def _decode(path: Path, plane: Plane) -> Shaped[np.ndarray, "frames rows columns
             refuse_deflated(dataset.file_meta)
             _name_encoding(dataset)
             pixels = np.asarray(dataset.pixel_array)
-        except OSError as error:
-            raise unreadable(error, "a DICOM file") from error
-        except (RuntimeError, *DAMAGE) as error:
+        except damage() as error:
+            if isinstance(error, OSError) and error.errno is not None:  # without it: pydicom's, for a broken structure
+                raise unreadable(error, "a DICOM file") from error
             raise _explain(error, plane) from error
     shape = (-1, plane.rows, plane.columns)
     if pixels.ndim not in (2, 3) or pixels.shape[-2:] != shape[1:]:
@@ -129,20 +126,20 @@ def _explain(error: Exception, plane: Plane) -> InputError:
 
 def _padding(plane: Plane, stored: Shaped[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "rows columns"]:
     """Return where a plane holds its padding value, or a value of its padding range."""
-    low = _as_stored(plane.header.get("PixelPaddingValue"), stored.dtype)
+    low = _as_stored(plane.facts["PixelPaddingValue"], stored.dtype)
     if low is None:
         return np.zeros(stored.shape, dtype=bool)
-    high = _as_stored(plane.header.get("PixelPaddingRangeLimit"), stored.dtype)
+    high = _as_stored(plane.facts["PixelPaddingRangeLimit"], stored.dtype)
     low, high = sorted((low, low if high is None else high))
     return np.asarray((stored >= low) & (stored <= high))
 
 
-def _as_stored(value: Any, dtype: Any) -> int | None:
+def _as_stored(value: int | None, dtype: Any) -> int | None:
     """Return a padding value as the pixels' own type; some files write a negative one as a large unsigned one."""
-    if value is None or value == "":
+    if value is None:
         return None
     bits = 8 * np.dtype(dtype).itemsize
-    number = int(value) % (1 << bits)
+    number = value % (1 << bits)
     return number - (1 << bits) if np.issubdtype(dtype, np.signedinteger) and number >> (bits - 1) else number
 
 

@@ -89,6 +89,6 @@ def _read(series: Series, planes: Sequence[Plane], frame: int | None, notes: Seq
     for note in all_notes:
         logger.log(logging.WARNING if note.startswith("warning") else logging.INFO, "%s", note)
     source = Source("dicom", sha256_of(files), files, headers, tuple(all_notes))
-    frame_uid = planes[0].header.get("FrameOfReferenceUID")
-    grid = Grid(values.voxels.shape, series.affine, None if not frame_uid else str(frame_uid))
+    frame_uid = planes[0].facts["FrameOfReferenceUID"]
+    grid = Grid(values.voxels.shape, series.affine, frame_uid or None)
     return Volume(values.voxels[None], grid, series.unit, planes[0].modality, Provenance(source))

@@ -88,7 +88,7 @@ def _values(image: Any, index: int | None) -> Float32[np.ndarray, "I J K"]:
         with np.errstate(all="ignore"):  # what overflows is infinite, and Volume counts and refuses that
             voxels = np.asarray(image.dataobj[(slice(None), slice(None), slice(None), *extra)])
             return np.asarray(voxels, dtype=np.float32)
-    except (EOFError, OSError, ValueError, zlib.error) as error:
+    except (EOFError, OSError, OverflowError, ValueError, zlib.error) as error:
         raise InputError(
             f"the voxels of the NIfTI file cannot be read ({type(error).__name__}): it is truncated or damaged; "
             "copy it again"

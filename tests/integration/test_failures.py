@@ -10,19 +10,20 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from typer.testing import CliRunner, Result
 
+from medinterp.cli import app
 from tests.integration.scans import write_scan
 
 _CLI = [sys.executable, "-m", "medinterp.cli"]
 
 
-def _cli(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*_CLI, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=300)
+def _cli(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
-def _assert_one_clear_line(done: subprocess.CompletedProcess[str], code: int, words: str, output: Path) -> None:
-    assert done.returncode == code, done.stderr
+def _assert_one_clear_line(done: Result, code: int, words: str, output: Path) -> None:
+    assert done.exit_code == code, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("medinterp: error:")]
     assert len(lines) == 1
     assert words in lines[0]
@@ -66,7 +67,7 @@ def test_an_existing_study_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious.txt").write_text("keep me")
     done = _cli("denoise", scan, "-o", tmp_path / "out")
-    assert done.returncode == 7
+    assert done.exit_code == 7
     assert (tmp_path / "out" / "precious.txt").read_text() == "keep me"
 
 
@@ -105,7 +106,7 @@ def test_kill_in_the_middle_leaves_nothing_that_looks_finished(tmp_path: Path) -
     process.stderr.close()
     assert not (tmp_path / "out").exists()
     done = _cli("denoise", write_scan(tmp_path / "small.nii.gz"), "-o", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert (tmp_path / "out" / "run.json").exists()
     assert not list(tmp_path.glob(".out*"))
 
@@ -114,5 +115,5 @@ def test_patient_data_in_a_path_never_reaches_an_error_message(tmp_path: Path) -
     path = tmp_path / "DOE_JANE_19700101.nii.gz"
     nibabel.Nifti1Image(np.zeros((4, 4), dtype=np.float32), np.eye(4)).to_filename(path)
     done = _cli("denoise", path, "-o", tmp_path / "out")
-    assert done.returncode != 0
+    assert done.exit_code != 0
     assert "DOE_JANE" not in done.stderr

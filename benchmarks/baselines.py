@@ -20,8 +20,7 @@ class Setting:
     stabilized: bool
 
     def __str__(self) -> str:
-        values = ", ".join(f"{field.name} {getattr(self.denoiser, field.name)}" for field in fields(self.denoiser))
-        return f"{values}, {'VST' if self.stabilized else 'as it is'}"
+        return ", ".join(f"{field.name} {getattr(self.denoiser, field.name)}" for field in fields(self.denoiser))
 
 
 def apply(setting: Setting, noisy: np.ndarray, sigma: float) -> np.ndarray:
@@ -35,11 +34,11 @@ def apply(setting: Setting, noisy: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _perona_malik() -> Iterator[Denoiser]:
-    return (PeronaMalik(edge, steps) for edge, steps in product((1.0, 1.5, 2.0, 2.5, 3.0), (4, 6, 8, 10, 14)))
+    return (PeronaMalik(edge, steps) for edge, steps in product((1.0, 1.5, 2.0, 2.5, 3.0), (4, 7, 10, 14)))
 
 
 def _curvature() -> Iterator[Denoiser]:
-    return (Curvature(edge, steps) for edge, steps in product((1.0, 2.0, 3.0, 4.0), (2, 3, 4, 5, 7)))
+    return (Curvature(edge, steps) for edge, steps in product((1.0, 2.0, 3.0), (3, 5, 7, 10)))
 
 
 def _total_variation() -> Iterator[Denoiser]:
@@ -64,6 +63,6 @@ BASELINES = {
 }
 
 
-def settings(name: str) -> list[Setting]:
+def settings(name: str, *, stabilized: bool) -> list[Setting]:
     """Return every setting of a baseline that is tried."""
-    return [Setting(denoiser, stabilized) for denoiser in BASELINES[name]() for stabilized in (False, True)]
+    return [Setting(denoiser, stabilized) for denoiser in BASELINES[name]()]

@@ -22,9 +22,11 @@ class Run:
 
 
 def _work(pipe: Connection, threads: int, repeats: int, function: Callable[..., np.ndarray], arguments: Any) -> None:
+    import SimpleITK
     import torch
 
     torch.set_num_threads(threads)
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     seconds = []
     for _ in range(repeats):
         begun = time.perf_counter()

@@ -2,11 +2,13 @@
 
 import json
 import logging
+import signal
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Optional
 
 import typer
@@ -302,8 +304,13 @@ def _options(
     )
 
 
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; a polite kill is treated as Ctrl-C, so that nothing half-written is left."""
+    signal.signal(signal.SIGTERM, _stop)
     app(prog_name="medinterp")
 
 

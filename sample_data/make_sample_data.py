@@ -19,7 +19,7 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from medinterp.testing.anatomy import CALCIFICATION, LESION, Sphere
+from medinterp.testing.anatomy import CALCIFICATION, LESION
 from medinterp.testing.dicom_files import save_one, series
 from medinterp.testing.phantoms import (
     BIAS,
@@ -33,6 +33,7 @@ from medinterp.testing.phantoms import (
     lesion,
     oblique_grid,
 )
+from medinterp.testing.shapes import Sphere
 from medinterp.volume import Grid, Region, ring
 
 RING_MM = {"gap_mm": 2.0, "width_mm": 5.0}
@@ -62,7 +63,7 @@ SCANS = (
     Scan(
         modality="T1",
         number=2,
-        grid=oblique_grid((90, 110, 70), (1.6, 1.6, 2.0), (8, -5, 12), (-2.5, -3.0, 9.0)),
+        grid=oblique_grid((88.0, 106.0, 69.0), (1.65, 1.65, 2.05), (8.0, -5.0, 12.0), (-2.0, -3.5, 12.0)),
         noise="rician",
         sigma=28.0,  # 7 % of white matter
         seed=101,
@@ -80,7 +81,7 @@ SCANS = (
     Scan(
         modality="T2",
         number=3,
-        grid=oblique_grid((84, 104, 46), (1.75, 1.75, 3.0), (-11, 6, -7), (-1.5, 3.0, 9.0)),
+        grid=oblique_grid((84.0, 104.0, 46.0), (1.75, 1.75, 3.0), (-11.0, 6.0, -7.0), (1.0, 8.0, 11.0)),
         noise="rician",
         sigma=24.0,  # 5 % of fluid, 9 % of grey matter
         seed=102,
@@ -98,9 +99,9 @@ SCANS = (
     Scan(
         modality="CT",
         number=4,
-        grid=oblique_grid((74, 90, 56), (2.0, 2.0, 2.5), (14, 3, -9), (-1.0, 2.0, 9.0)),
+        grid=oblique_grid((74.0, 90.0, 56.0), (2.0, 2.0, 2.5), (14.0, 3.0, -9.0), (-1.5, -8.5, 10.5)),
         noise="coloured",
-        sigma=25.0,
+        sigma=15.0,  # a low dose: more than the lesion's contrast
         seed=103,
         header={"KVP": "120", "GantryDetectorTilt": "0", "ConvolutionKernel": "SHEPP-LOGAN"},
         window=(40, 160),
@@ -149,6 +150,7 @@ def write_dicom(scan: Scan, voxels: NDArray[np.int16], folder: Path) -> None:
             setattr(one, keyword, value)
         if not is_ct:  # magnitudes need no rescaling, and the MR image module has none
             del one.RescaleSlope, one.RescaleIntercept, one.RescaleType
+            one.ImageType = ["ORIGINAL", "PRIMARY", "OTHER"]
         save_one(one, folder / f"{number:04d}.dcm")
 
 

@@ -7,8 +7,8 @@ from scipy import ndimage
 
 from medinterp.errors import EmptyRegion, InputError
 
-Image3D = Float[np.ndarray, "I J K"]
-Mask3D = Bool[np.ndarray, "I J K"]
+Image3D = Float[np.ndarray, "_ _ _"]
+Mask3D = Bool[np.ndarray, "_ _ _"]
 
 FOREGROUND_SHARE = 0.1
 """Foreground is where the clean image exceeds this share of its maximum."""

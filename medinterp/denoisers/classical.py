@@ -81,7 +81,7 @@ class PeronaMalik:
         Perona & Malik, IEEE PAMI 12 (1990); ITK's GradientAnisotropicDiffusionImageFilter.
     """
 
-    edge: float = 1.0
+    edge: float = 2.5
     iterations: int = 10
 
     def __call__(
@@ -100,8 +100,8 @@ class Curvature:
         Whitaker & Xue, ICIP 2001; ITK's CurvatureAnisotropicDiffusionImageFilter.
     """
 
-    edge: float = 1.0
-    iterations: int = 10
+    edge: float = 2.0
+    iterations: int = 7
 
     def __call__(
         self, x: Float[Tensor, "B C I J K"], sigma: Float[Tensor, "#B #C #I #J #K"], *, cond: Tensor | None = None
@@ -192,15 +192,16 @@ class NonLocalMeans:
         nlmeans = _need("dipy.denoise.nlmeans", "dipy")
 
         def average(image: Array) -> Array:
+            lift = 20 - image.min()  # dipy averages squares: far above zero that is the plain average
             result: Array = nlmeans.nlmeans(
-                image,
+                image + lift,
                 self.strength,
                 patch_radius=self.patch_radius,
                 block_radius=self.block_radius,
                 rician=False,
                 num_threads=1,
             )
-            return result
+            return result - lift
 
         return _filter_volumes(x, sigma, average)
 

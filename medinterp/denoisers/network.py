@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+DARK_SIGMAS = 4.0
+"""Local means above this many noise levels look all the same to the network."""
 STRIDE = 8
 """Voxels between two positions of the coarsest level: crops and tiles must start on a multiple of it."""
 
@@ -68,8 +70,10 @@ class BiasFreeUNet(nn.Module):
     D(a x, a sigma) = a D(x, sigma) and D(x, sigma) = J_x x + J_sigma sigma, exactly. Degree-1 homogeneity also makes
     EDM's input scaling c_in and output scaling c_out cancel, so the preconditioning reduces to D = x - F(x, sigma).
 
-    The image enters as orthonormal 2x2x2 Haar bands at half resolution; the low band is split into its local mean
-    and what is left, so that structure does not ride on a large offset.
+    The image enters as orthonormal 2x2x2 Haar bands at half resolution. The low band's local mean is taken out of it,
+    so that structure does not ride on a large offset, and enters by itself only as far as it matters: up to
+    ``DARK_SIGMAS`` noise levels, where Rician noise is biased. Every feature is thus of the size of the noise or of an
+    edge, which the training needs.
 
     Args:
         widths: channels at 1/2, 1/4 and 1/8 resolution.
@@ -87,6 +91,7 @@ class BiasFreeUNet(nn.Module):
             raise ValueError(f"widths {widths} and blocks {blocks}: give three of each, for 1/2, 1/4, 1/8 resolution")
         self.haar: Tensor
         self.register_buffer("haar", _haar_kernel(), persistent=False)
+        self.relu = nn.ReLU()
         self.stem = _convolution(10, widths[0])
         self.body = Level(tuple(widths), tuple(blocks))
         self.head = _convolution(widths[0], 8, gain=0.1)
@@ -107,7 +112,9 @@ class BiasFreeUNet(nn.Module):
         bands = functional.conv3d(padded, self.haar, stride=2)
         half = self._half_sigma(bands, sigma, x, pad)
         mean = functional.avg_pool3d(bands[:, :1], 5, stride=1, padding=2, count_include_pad=False)
-        features = torch.cat([bands[:, :1] - mean, bands[:, 1:], mean, half], dim=1)
+        level = mean / 2**1.5  # the orthonormal low band is 2^1.5 times the mean intensity
+        dark = level - self.relu(level - DARK_SIGMAS * half)  # min(level, 4 sigma), and still piecewise linear
+        features = torch.cat([bands[:, :1] - mean, bands[:, 1:], dark, half], dim=1)
         removed = self.head(self.body(self.stem(features)))
         noise = functional.conv_transpose3d(removed, self.haar, stride=2)
         return x - noise[..., : shape[0], : shape[1], : shape[2]]

@@ -30,9 +30,7 @@ class Crop:
     start: Index
     stop: Index
 
-    def cut(
-        self, plane: Plane, voxels: Shaped[np.ndarray, "I J K"], index: int
-    ) -> Shaped[np.ndarray, "rows columns"]:
+    def cut(self, plane: Plane, voxels: Shaped[np.ndarray, "I J K"], index: int) -> Shaped[np.ndarray, "rows columns"]:
         """Return the part of one slice that lies in the box, as a picture."""
         box = tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
         return plane.cut(voxels[box], index - self.start[plane.normal])

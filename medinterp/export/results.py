@@ -131,6 +131,7 @@ def _explanation_record(explained: ExplanationResult) -> dict[str, Any]:
         "value_before": explained.value_before,
         "value_after": explained.value_after,
         "region_voxels": int(explained.region.mask.sum()),
+        "region_centre_ras_mm": [round(p, 3) for p in explained.region.centre_mm],
         "maps": {
             name: {
                 "kind": attribution.kind,
@@ -279,18 +280,37 @@ def _explanation_section(explained: ExplanationResult, drawn: tuple[_Drawn, ...]
         label = f"{name}: " if len(explained.maps) > 1 else ""
         checks += _checks(label, explained, name)
         attribution = explained.attributions[name]
-        rows += [(f"{label}{key.replace('_', ' ')}", f"{value:.4g}") for key, value in attribution.statistics.items()]
+        exact = attribution.statistics.get("halo_error") == 0.0
+        rows += [
+            (f"{label}{key.replace('_', ' ')}", f"{value:.4g}")
+            for key, value in attribution.statistics.items()
+            if not (exact and key.startswith("halo"))
+        ]
     return ExplanationSection(
-        target=f"{explained.measure} of {explained.region.name} ({int(explained.region.mask.sum())} voxels)",
+        target=f"{explained.measure} of {explained.region.name} at {_place(explained.region)}",
         method=explained.method,
         unit=explained.unit,
         value_before=explained.value_before,
         value_after=explained.value_after,
-        maps=tuple(ExplainedMap(d.input_name, d.overlay, d.clusters) for d in drawn),
+        maps=tuple(_explained_map(d) for d in drawn),
         checks=tuple(checks),
         rows=tuple(rows),
         notes=tuple(note for certificate in explained.certificates.values() for note in certificate.notes),
     )
+
+
+def _place(region: Region) -> str:
+    """Return where a region is, in letters and millimetres, and how large."""
+    pairs = zip(("LR", "PA", "IS"), region.centre_mm, strict=True)
+    sides = ", ".join(f"{letters[p >= 0]} {abs(p):.0f}" for letters, p in pairs)
+    return f"{sides} mm ({int(region.mask.sum())} voxels)"
+
+
+def _explained_map(drawn: _Drawn) -> ExplainedMap:
+    """Draw the region's outline where the map is on the region's own grid."""
+    region = drawn.explanation.region
+    same = region.grid.mismatch(drawn.overlay.map.grid) is None
+    return ExplainedMap(drawn.input_name, drawn.overlay, drawn.clusters, region if same else None)
 
 
 def _checks(label: str, explained: ExplanationResult, name: str) -> Iterator[Check]:

@@ -13,9 +13,10 @@ from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float32
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-Field = NDArray[np.float32]
+from medinterp.testing.shapes import Field, Sphere, bell, capsule, ellipsoid, length, single, step, total, union, waves
+
 Layer = tuple["Tissue", Field]
 
 
@@ -41,86 +42,8 @@ class Tissue(Enum):
     CALCIFICATION = "calcification"
 
 
-def _total(rows: Field) -> Field:
-    return rows @ np.ones(rows.shape[1], dtype=np.float32)  # several times faster than a sum over a short axis
-
-
-def _length(rows: Field) -> Field:
-    return np.sqrt(_total(rows * rows))
-
-
-@dataclass(frozen=True)
-class Sphere:
-    """A sphere whose place and size are part of the known truth."""
-
-    centre_mm: tuple[float, float, float]
-    radius_mm: float
-
-    def distance(self, points: Field) -> Field:
-        """Return the signed distance in mm, negative inside."""
-        return _length(points - np.float32(self.centre_mm)) - np.float32(self.radius_mm)
-
-
 LESION = Sphere((21.0, 5.0, 29.0), 5.0)
 CALCIFICATION = Sphere((-24.0, -30.0, 22.0), 3.0)
-
-
-@dataclass(frozen=True, eq=False)
-class Waves:
-    """A smooth random function of place: a sum of plane waves of one wavelength band, unit variance."""
-
-    vectors: Field
-    phases: Field
-
-    def __call__(self, points: Field) -> Field:
-        """Return the function at points (N, 3)."""
-        return np.float32(np.sqrt(2 / len(self.phases))) * _total(np.sin(points @ self.vectors.T + self.phases))
-
-
-@lru_cache(maxsize=64)
-def waves(seed: int, wavelength_mm: float, count: int, *, spread: float = 0.25) -> Waves:
-    """Draw the waves of ``seed``: directions even over the sphere, wavelengths within ``spread`` of the given one."""
-    generator = np.random.default_rng(seed)
-    vectors = generator.standard_normal((count, 3))
-    lengths = wavelength_mm * (1 + spread * generator.uniform(-1, 1, (count, 1)))
-    vectors *= 2 * np.pi / lengths / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return Waves(vectors.astype(np.float32), generator.uniform(0, 2 * np.pi, count).astype(np.float32))
-
-
-def ellipsoid(points: Field, centre: ArrayLike, semi_axes: ArrayLike, tilt_deg: float = 0.0) -> Field:
-    """Return the signed distance to an ellipsoid to first order, negative inside; ``tilt_deg`` turns it about x."""
-    offset = points - np.float32(centre)
-    if tilt_deg:
-        c, s = np.float32(np.cos(np.radians(tilt_deg))), np.float32(np.sin(np.radians(tilt_deg)))
-        offset = np.stack([offset[:, 0], c * offset[:, 1] + s * offset[:, 2], c * offset[:, 2] - s * offset[:, 1]], 1)
-    scaled = offset / np.float32(semi_axes)
-    radius = _length(scaled)
-    slope = _length(scaled / np.float32(semi_axes))
-    return radius * (radius - 1) / np.maximum(slope, 1e-6)
-
-
-def capsule(points: Field, start: ArrayLike, end: ArrayLike, radius_mm: float) -> Field:
-    """Return the signed distance to a straight tube with round ends, negative inside."""
-    first, axis = np.float32(start), np.float32(end) - np.float32(start)
-    along = np.clip((points - first) @ axis / np.float32(axis @ axis), 0, 1)
-    return _length(points - first - along[:, None] * axis) - np.float32(radius_mm)
-
-
-def union(*distances: Field, blend_mm: float = 4.0) -> Field:
-    """Return the distance to the union of shapes, their joints rounded over ``blend_mm``."""
-    result = distances[0]
-    for other in distances[1:]:
-        overlap = np.clip(0.5 + 0.5 * (other - result) / blend_mm, 0, 1)
-        result = other * (1 - overlap) + result * overlap - blend_mm * overlap * (1 - overlap)
-    return result
-
-
-def _bell(t: Field, centre: float, width: float) -> Field:
-    return np.exp(-(((t - centre) / width) ** 2))
-
-
-def _step(t: Field, at: float, width: float) -> Field:
-    return 0.5 + 0.5 * np.tanh((t - at) / width)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +58,7 @@ class Place:
     def of(cls, points: Field) -> "Place":
         """Bend and fold points (N, 3) in RAS mm."""
         bend = np.stack([waves(seed, 70.0, 5)(points) for seed in (11, 12, 13)], axis=1)
-        bent = points + np.float32([1.2, 1.8, 1.8]) * bend
+        bent = points + single([1.2, 1.8, 1.8]) * bend
         folded = bent.copy()
         folded[:, 0] = np.abs(folded[:, 0])
         return cls(points, bent, folded)
@@ -148,7 +71,7 @@ class Place:
 def _cerebrum(place: Place) -> Field:
     """Hull of both hemispheres: an ellipsoid cut off below by the skull base and the tentorium."""
     x, y, z = place.folded.T
-    floor = -17.0 - 21.0 * _bell(x, 33, 17) * _bell(y, 4, 24) + 12.0 * _bell(x, 0, 16) * _step(-y, 22, 6)
+    floor = -17.0 - 21.0 * bell(x, 33, 17) * bell(y, 4, 24) + 12.0 * bell(x, 0, 16) * step(-y, 22, 6)
     hull = ellipsoid(place.folded, (0, -1, 9), (55, 69, 56))
     return -union(-hull, (z - floor) / 1.25, blend_mm=8)
 
@@ -183,17 +106,17 @@ def _even_directions(count: int, generator: np.random.Generator) -> Field:
 def _sulci(place: Place, depth: Field) -> Field:
     """Distance in mm to the nearest sulcal sheet, given the depth below the hull; sheets end at their own depth."""
     cells, gyri = _lobules()
-    arm = place.folded - np.float32([19, -2, 8])
-    length = _length(arm)
+    arm = place.folded - single([19, -2, 8])
+    arm_mm = length(arm)
     bend = np.stack([waves(s, 24.0, 6)(place.bent) for s in (21, 22, 23)], axis=1)
-    seen = arm / np.maximum(length, 1)[:, None] + np.float32(0.045) * bend
+    seen = arm / np.maximum(arm_mm, 1)[:, None] + np.float32(0.045) * bend
     score = seen @ cells.T
     own = np.argmax(score, axis=1)
     same = gyri[own][:, None] == gyri
     reach = waves(24, 40.0, 8)(place.bent)
-    main = _border(np.where(same, -9, score), own, seen, cells) * length
+    main = _border(np.where(same, -9, score), own, seen, cells) * arm_mm
     np.put_along_axis(score, own[:, None], -9, axis=1)
-    dimple = _border(np.where(same, score, -9), own, seen, cells) * length
+    dimple = _border(np.where(same, score, -9), own, seen, cells) * arm_mm
     core = -ellipsoid(place.folded, (0, -4, 0), (36, 38, 24))  # the basal ganglia are not folded
     depth = np.maximum(depth, core + 20)
     main = np.hypot(main, np.maximum(depth - np.maximum(16 + 5 * reach, 7), 0))
@@ -203,13 +126,13 @@ def _sulci(place: Place, depth: Field) -> Field:
 def _border(score: Field, own: NDArray[np.intp], seen: Field, cells: Field) -> Field:
     """Sine of the angle to the border between a point's own cell and the best of the others left in ``score``."""
     across = cells[own] - cells[np.argmax(score, axis=1)]
-    return _total(seen * across) / np.maximum(_length(across), 1e-6)
+    return total(seen * across) / np.maximum(length(across), np.float32(1e-6))
 
 
 def _fissures(place: Place) -> Field:
     """Distance in mm to the midline cleft and to the Sylvian fissure of each side."""
     x, y, z = place.folded.T
-    core = ellipsoid(place.folded * np.float32([0, 1, 1]), (0, 0, 5), (1, 42, 24))
+    core = ellipsoid(place.folded * single([0, 1, 1]), (0, 0, 5), (1, 42, 24))
     midline = np.hypot(x, np.maximum(-core, 0))
     level = (z + 4 + 0.5 * y - 0.5 * (x - 42) + 2.5 * waves(31, 45.0, 5)(place.bent)) / 1.22
     sylvian = np.sqrt(level**2 + np.maximum(33 - x, 0) ** 2 + np.maximum(-26 - y, 0) ** 2) - 0.5
@@ -252,8 +175,8 @@ def _ventricles(place: Place) -> Iterator[Layer]:
 def _hindbrain(place: Place) -> Iterator[Layer]:
     """Cerebellum with its leaves, and the brain stem."""
     hull = _cerebellum(place)
-    offset = (place.folded - np.float32([6, -24, -32])) * np.float32([0.55, 1, 1])
-    leaf = np.abs(np.sin(np.pi * (_length(offset) + 1.2 * waves(51, 25.0, 5)(place.bent)) / 4.4))
+    offset = (place.folded - single([6, -24, -32])) * single([0.55, 1, 1])
+    leaf = np.abs(np.sin(np.pi * (length(offset) + 1.2 * waves(51, 25.0, 5)(place.bent)) / 4.4))
     fluid = 3.0 * (1 - leaf) - 1.9
     yield Tissue.GREY, np.maximum(hull, np.where(hull > -7, fluid - 0.08 * (hull + 7), -1))
     core = ellipsoid(place.folded, (15, -36, -32), (15, 10, 8))
@@ -270,7 +193,7 @@ def _orbits_and_sinuses(place: Place, lid: Field) -> Iterator[Layer]:
     yield Tissue.MUSCLE, capsule(p, (25, 46, -32), (10, 17, -27), 1.8)
     yield Tissue.MUSCLE, np.maximum(ellipsoid(p, (26, 53, -32), (12, 12, 12)), lid)
     yield Tissue.VITREOUS, ellipsoid(p, (26, 53, -32), (10.7, 10.7, 10.7))
-    cells = 1.2 * np.sin(place.bent @ np.float32([0.5, 0.7, 0.3])) * np.sin(place.bent @ np.float32([-0.6, 0.4, 0.6]))
+    cells = 1.2 * np.sin(place.bent @ single([0.5, 0.7, 0.3])) * np.sin(place.bent @ single([-0.6, 0.4, 0.6]))
     yield Tissue.BONE, ellipsoid(p, (0, 44, -42), (10, 26, 17))
     yield Tissue.AIR, ellipsoid(p, (4.2, 44, -42), (3.4, 24, 15)) + cells
     yield Tissue.AIR, ellipsoid(p, (7, 20, -34), (6, 9, 7))
@@ -286,7 +209,7 @@ def surface(points: Float32[np.ndarray, "N 3"]) -> Field:
 def _shells(place: Place) -> tuple[Field, Field, Field, Field]:
     """Signed distances to the skin, the face, the outer table of the skull, and the cavity within."""
     cavity = union(_cerebrum(place), _cerebellum(place), _stem(place), blend_mm=10) - 2.2
-    bone = cavity - (6.0 + 0.6 * waves(61, 60.0, 6)(place.bent) + 2.5 * _step(-place.bent[:, 2], 22, 8))
+    bone = cavity - (6.0 + 0.6 * waves(61, 60.0, 6)(place.bent) + 2.5 * step(-place.bent[:, 2], 22, 8))
     face = union(
         ellipsoid(place.folded, (0, 26, -48), (56, 51, 64)),
         ellipsoid(place.folded, (0, -22, -90), (46, 44, 90)),
@@ -330,8 +253,8 @@ def _contents(place: Place, cavity: Field) -> Iterator[Layer]:
 
 def _midline(place: Place) -> Iterator[Layer]:
     """Falx and the sinus along its upper edge."""
-    core = ellipsoid(place.folded * np.float32([0, 1, 1]), (0, 0, 3), (1, 52, 36))
+    core = ellipsoid(place.folded * single([0, 1, 1]), (0, 0, 3), (1, 52, 36))
     low = -6 - place.folded[:, 2]
     yield Tissue.DURA, np.maximum(np.maximum(place.folded[:, 0] - 0.5, -core), low)
-    rim = ellipsoid(place.folded * np.float32([0, 1, 1]), (0, -1, 9), (1, 68, 55))
+    rim = ellipsoid(place.folded * single([0, 1, 1]), (0, -1, 9), (1, 68, 55))
     yield Tissue.BLOOD, np.maximum(np.hypot(place.folded[:, 0], np.minimum(rim, 0)) - 3.0, low)

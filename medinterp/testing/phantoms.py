@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float32, Float64
 from numpy.typing import NDArray
 
 from medinterp.errors import InputError
-from medinterp.testing.anatomy import LESION, Field, Tissue, layers, surface, waves
+from medinterp.testing.anatomy import LESION, Tissue, layers, surface
+from medinterp.testing.shapes import Field, waves
 from medinterp.volume import Grid, Provenance, Source, Step, Volume
 
 FRAME_UID = "2.25.72713779125774072652763835399379516365"  # the patient space of the synthetic head

@@ -56,7 +56,7 @@ def load_scans(folder: Path, corpus: Corpus, generator: torch.Generator) -> list
         for voxels, sigma in ((full, own), (pooled, own / 2**1.5)):
             if min(voxels.shape) >= _PATCH:
                 scans.append(TrainingScan(voxels.contiguous(), sigma, weight))
-    return scans + [TrainingScan(phantom(80, generator), 0.0, 0.2) for _ in range(corpus.phantoms)]
+    return scans + [TrainingScan(phantom(80, generator), 0.0, 0.05) for _ in range(corpus.phantoms)]
 
 
 def bright_scaled(voxels: Tensor) -> Tensor:

@@ -71,9 +71,9 @@ def phantom(size: int, generator: torch.Generator) -> Float[Tensor, "I J K"]:
 def random_contrast(patch: Tensor, generator: torch.Generator) -> Tensor:
     """Pass intensities through a random piecewise-linear curve, zero staying zero: another contrast, same anatomy."""
     draw = uniform(0, 1, generator)
-    if draw < 0.5:
+    if draw < 0.6:
         return patch
-    if draw < 0.75:
+    if draw < 0.8:
         return patch.clamp_min(0) ** uniform(0.6, 1.6, generator)
     knots = torch.cat([torch.zeros(1), 0.1 + 0.9 * torch.rand(5, generator=generator)])
     position = patch.clamp(0, 1.25) / 1.25 * 5
@@ -110,7 +110,7 @@ class PatchSource:
     """
 
     scans: Sequence[TrainingScan]
-    sigma_range: tuple[float, float] = (0.01, 0.35)
+    sigma_range: tuple[float, float] = (0.012, 0.3)
     rician: float = 0.6
     own_noise_ratio: float = 2.5
 
@@ -132,5 +132,5 @@ class PatchSource:
             sigma = sigma * torch.exp(0.35 * smooth_field(clean.shape[2:], 2, generator))[None, None]
         add = add_rician if uniform(0, 1, generator) < self.rician else add_gaussian
         noisy = add(clean, sigma, generator=generator)
-        told = sigma * math.exp(0.07 * float(torch.randn((), generator=generator)))  # estimates are never exact
+        told = sigma * math.exp(0.04 * float(torch.randn((), generator=generator)))  # estimates are never exact
         return clean[0, 0], noisy[0, 0], told[0, 0]

@@ -30,6 +30,12 @@ class Region:
         if not self.mask.any():
             raise EmptyRegion(f"region '{self.name}' holds no voxel of the scan; check its position in RAS mm")
 
+    @property
+    def centre_mm(self) -> tuple[float, float, float]:
+        """Mean position of the voxels, RAS mm."""
+        x, y, z = self.grid.to_world(np.argwhere(self.mask).mean(axis=0))
+        return float(x), float(y), float(z)
+
 
 def sphere(grid: Grid, centre_mm: tuple[float, float, float], radius_mm: float) -> Region:
     """Return the voxels whose centres lie within ``radius_mm`` of ``centre_mm`` (RAS mm)."""

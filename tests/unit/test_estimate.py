@@ -54,7 +54,7 @@ def test_a_scan_without_noise_reads_zero(estimator):
 
 
 def test_a_constant_ct_reads_zero():
-    assert SoftTissueSd()(scan(np.full((16, 16, 16), 40.0), "CT", "HU")).sigma == 0.0
+    assert SoftTissueSd()(scan(np.full((16, 16, 16), 40, dtype=np.float32), "CT", "HU")).sigma == 0.0
 
 
 @pytest.mark.parametrize("estimator", [*GENERAL, Auto()], ids=name_of)

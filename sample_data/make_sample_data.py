@@ -63,7 +63,7 @@ SCANS = (
     Scan(
         modality="T1",
         number=2,
-        grid=oblique_grid((88.0, 106.0, 69.0), (1.65, 1.65, 2.05), (8.0, -5.0, 12.0), (-2.0, -3.5, 12.0)),
+        grid=oblique_grid((88, 106, 69), (1.65, 1.65, 2.05), (8.0, -5.0, 12.0), (-2.0, -3.5, 12.0)),
         noise="rician",
         sigma=28.0,  # 7 % of white matter
         seed=101,
@@ -81,7 +81,7 @@ SCANS = (
     Scan(
         modality="T2",
         number=3,
-        grid=oblique_grid((84.0, 104.0, 46.0), (1.75, 1.75, 3.0), (-11.0, 6.0, -7.0), (1.0, 8.0, 11.0)),
+        grid=oblique_grid((82, 101, 46), (1.8, 1.8, 3.0), (-11.0, 6.0, -7.0), (1.0, 8.0, 11.0)),
         noise="rician",
         sigma=24.0,  # 5 % of fluid, 9 % of grey matter
         seed=102,
@@ -99,7 +99,7 @@ SCANS = (
     Scan(
         modality="CT",
         number=4,
-        grid=oblique_grid((74.0, 90.0, 56.0), (2.0, 2.0, 2.5), (14.0, 3.0, -9.0), (-1.5, -8.5, 10.5)),
+        grid=oblique_grid((75, 92, 57), (1.95, 1.95, 2.45), (14.0, 3.0, -9.0), (-1.5, -8.5, 10.5)),
         noise="coloured",
         sigma=15.0,  # a low dose: more than the lesion's contrast
         seed=103,

@@ -222,7 +222,7 @@ class HeatEquation:
 
     width_voxels: float = 1.0
 
-    def kernel(self, *, dtype: torch.dtype = torch.float64) -> Float[Tensor, "n"]:
+    def kernel(self, *, dtype: torch.dtype = torch.float64) -> Float[Tensor, " n"]:
         """Return the filter along one axis; it sums to 1."""
         radius = max(1, round(4 * self.width_voxels))
         place = torch.arange(-radius, radius + 1, dtype=torch.float64)

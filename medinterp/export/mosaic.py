@@ -168,7 +168,7 @@ def unit_words(unit: str) -> str:
     return "no unit" if unit in ("1", "") else unit
 
 
-def _mean_place(counts: Integer[np.ndarray, "n"]) -> float:
+def _mean_place(counts: Integer[np.ndarray, " n"]) -> float:
     return float((counts * np.arange(counts.size)).sum() / counts.sum())
 
 

@@ -122,7 +122,7 @@ def make_overlay(
 class _Piece:
     """Voxels of one connected piece, as positions in the flattened map, and what they sum to."""
 
-    flat: Integer[np.ndarray, "n"]
+    flat: Integer[np.ndarray, " n"]
     sign: int
     total: float
     peak: int

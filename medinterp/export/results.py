@@ -21,7 +21,7 @@ from medinterp.io.nifti import write_nifti
 from medinterp.io.slicer_scene import pack_mrb, write_scene
 from medinterp.progress import OnStep, StepInfo, ignore
 from medinterp.results import ExplanationResult, InputResult, Result
-from medinterp.volume import Overlay
+from medinterp.volume import Overlay, Region
 
 
 @dataclass(frozen=True)

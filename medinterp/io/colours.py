@@ -44,13 +44,13 @@ def sign_colour(sign: int) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _ramp(anchors: tuple[tuple[float, float, float], ...], at: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n 3"]:
+def _ramp(anchors: tuple[tuple[float, float, float], ...], at: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, "n 3"]:
     """Interpolate evenly spaced colours at positions 0..1."""
     places = np.linspace(0.0, 1.0, len(anchors))
     return np.stack([np.interp(at, places, channel) for channel in zip(*anchors, strict=True)], axis=1)
 
 
-def _with_alpha(rgb: Float64[np.ndarray, "n 3"], magnitude: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n 4"]:
+def _with_alpha(rgb: Float64[np.ndarray, "n 3"], magnitude: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, "n 4"]:
     """Add alpha that rises from clear near zero to nearly opaque at a third of the range."""
     alpha = np.interp(magnitude, (_CLEAR_BELOW, _OPAQUE_FROM), (0.0, _LARGEST_ALPHA))
     return np.concatenate([rgb, alpha[:, None]], axis=1)

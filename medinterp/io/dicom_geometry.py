@@ -106,7 +106,7 @@ def lay_out(planes: Sequence[Plane]) -> Layout:
 
 
 def _drift(
-    positions: Float64[np.ndarray, "n 3"], normal: Float64[np.ndarray, "3"], distances: Float64[np.ndarray, "n"]
+    positions: Float64[np.ndarray, "n 3"], normal: Float64[np.ndarray, "3"], distances: Float64[np.ndarray, " n"]
 ) -> tuple[Float64[np.ndarray, "3"], float]:
     """Return the sideways drift per mm along the normal, and its angle in degrees; right for any spacing."""
     along = distances - distances.mean()
@@ -115,7 +115,7 @@ def _drift(
     return drift, float(np.degrees(np.arctan(np.linalg.norm(drift))))
 
 
-def _spacing_faults(distances: Float64[np.ndarray, "n"], positions: Float64[np.ndarray, "n 3"]) -> list[str]:
+def _spacing_faults(distances: Float64[np.ndarray, " n"], positions: Float64[np.ndarray, "n 3"]) -> list[str]:
     """Name every hole of a stack, or its unequal distances, in mm."""
     gaps = np.diff(distances)
     index = np.arange(len(distances))
@@ -134,7 +134,7 @@ def _spacing_faults(distances: Float64[np.ndarray, "n"], positions: Float64[np.n
 
 
 def _hole(
-    k: int, count: int, distances: Float64[np.ndarray, "n"], positions: Float64[np.ndarray, "n 3"], base: float
+    k: int, count: int, distances: Float64[np.ndarray, " n"], positions: Float64[np.ndarray, "n 3"], base: float
 ) -> str:
     centre = (positions[k] + positions[k + 1]) / 2 * (-1, -1, 1)
     slices = "1 slice is" if count == 1 else f"{count} slices are"

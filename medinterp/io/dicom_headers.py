@@ -234,7 +234,7 @@ def _number(value: Any) -> float | None:
     return None if value is None or value == "" else float(value)
 
 
-def _vector(value: Any, length: int) -> Float64[np.ndarray, "{length}"] | None:
+def _vector(value: Any, length: int) -> Float64[np.ndarray, " {length}"] | None:
     numbers = [float(item) for item in _listed(value)]
     return np.array(numbers) if len(numbers) == length and all(map(math.isfinite, numbers)) else None
 

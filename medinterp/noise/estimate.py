@@ -56,8 +56,8 @@ def choose_model(volume: Volume) -> Model:
 
 
 def _without_rician_bias(
-    means: Float64[np.ndarray, "g"], spreads: Float64[np.ndarray, "g"]
-) -> Float64[np.ndarray, "g"]:
+    means: Float64[np.ndarray, " g"], spreads: Float64[np.ndarray, " g"]
+) -> Float64[np.ndarray, " g"]:
     """Turn mean and standard deviation of magnitudes into the sigma of each channel; without spread it is 0."""
     noisy = spreads > 0
     sigmas = np.zeros_like(spreads)
@@ -73,7 +73,7 @@ def _one_channel(volume: Volume) -> Voxels:
     return volume.voxels[0]
 
 
-def _summarise(groups: Float64[np.ndarray, "g"], model: Model, method: str) -> NoiseEstimate:
+def _summarise(groups: Float64[np.ndarray, " g"], model: Model, method: str) -> NoiseEstimate:
     """Combine estimates of groups of windows by their median; their scatter gives the statistical error."""
     sigma = float(np.median(groups))
     scatter = float(np.median(np.abs(groups - sigma))) / 0.6745
@@ -83,7 +83,7 @@ def _summarise(groups: Float64[np.ndarray, "g"], model: Model, method: str) -> N
 
 def _by_brightness(
     windows: Windows, spread: Callable[[Windows], float], groups: int, model: Model
-) -> Float64[np.ndarray, "g"]:
+) -> Float64[np.ndarray, " g"]:
     """Estimate sigma in groups of windows of similar mean, each corrected for its own Rician bias."""
     means = windows.mean(axis=1, dtype=np.float64)
     parts = np.array_split(np.argsort(means), groups)
@@ -99,8 +99,9 @@ class FlatWindows:
 
     The default for MR. Assumes white, spatially uniform noise. Each window is 4x4x4 voxels; the tenth with the weakest
     gradients is kept; the median absolute value of components of order 7 to 9 is turned to sigma in eight groups of
-    brightness. Error on nine tuning scans with 2-15 % Rician noise, masked or not: median 0 to +1 % against the noise in
-    all, extremes -1 and +5 % (`python -m benchmarks.sigma`). Noise that was smoothed by interpolation is under-estimated.
+    brightness. Error on nine tuning scans with 2-15 % Rician noise added, masked or not, against added and own noise
+    together: median 0 to +1 %, extremes -1 and +5 % (`python -m benchmarks.sigma`). Noise that was smoothed by
+    interpolation is under-estimated.
 
     Args:
         share: share of the tissue windows kept.
@@ -158,7 +159,7 @@ class PatchPca:
     """Read the noise from the smallest principal components of 4x4x4 patches of the calmer half of the tissue.
 
     Assumes white, spatially uniform noise. Taking the half with the lower variance also picks windows whose noise is
-    low by chance: -5 % at 15 % noise; texture makes it read +3 % at 3 % and up to +38 % (`python -m benchmarks.sigma`).
+    low by chance: -5 % at 15 % noise. Texture makes it read up to +38 % at 3 % (`python -m benchmarks.sigma`).
 
     Raises:
         TooFewVoxels: fewer than 1000 voxels of tissue.
@@ -227,7 +228,7 @@ class SoftTissueSd:
         return _summarise(np.array([_mode(part) for part in np.array_split(spreads, 8)]), "gaussian", "soft-tissue SD")
 
 
-def _detrended_sd(windows: Windows, shape: tuple[int, ...]) -> Float64[np.ndarray, "n"]:
+def _detrended_sd(windows: Windows, shape: tuple[int, ...]) -> Float64[np.ndarray, " n"]:
     """Return the standard deviation of each window around its own plane."""
     ramps = np.indices(shape).reshape(3, -1).astype(np.float64)
     plane, _ = np.linalg.qr(np.vstack([np.ones(ramps.shape[1]), ramps[np.ptp(ramps, axis=1) > 0]]).T)
@@ -236,7 +237,7 @@ def _detrended_sd(windows: Windows, shape: tuple[int, ...]) -> Float64[np.ndarra
     return np.sqrt(np.square(rest).sum(axis=1) / (rest.shape[1] - plane.shape[1]))
 
 
-def _mode(values: Float64[np.ndarray, "n"]) -> float:
+def _mode(values: Float64[np.ndarray, " n"]) -> float:
     """Return the most frequent value: the middle of the shortest interval that holds a fifth of the values."""
     ordered = np.sort(values)
     count = max(2, len(ordered) // 5)

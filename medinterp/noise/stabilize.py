@@ -118,7 +118,7 @@ class _InverseTable:
     """
 
     first: float
-    offsets: Float64[Tensor, "n"]
+    offsets: Float64[Tensor, " n"]
 
 
 @lru_cache(maxsize=1)
@@ -133,8 +133,8 @@ def _inverse_table() -> _InverseTable:
 
 
 def stabilized_moments(
-    theta: Float64[Tensor, "n"], *, shift: float = 0.5
-) -> tuple[Float64[Tensor, "n"], Float64[Tensor, "n"]]:
+    theta: Float64[Tensor, " n"], *, shift: float = 0.5
+) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
     """Return mean and variance of sqrt(max(m^2 - shift, 0)) for sigma 1 and signals ``theta``, by quadrature.
 
     Args:

@@ -41,7 +41,7 @@ def require_enough(voxels: int, windows: int, what: str) -> None:
         )
 
 
-def _without_padding(windows: Windows, voxels: Voxels, fillers: set[float]) -> Bool[np.ndarray, "n"]:
+def _without_padding(windows: Windows, voxels: Voxels, fillers: set[float]) -> Bool[np.ndarray, " n"]:
     """Say which windows hold no padding: the minimum or a usual filler, where it fills more than 1 % of the scan."""
     kept = np.ones(len(windows), dtype=bool)
     lowest = float(voxels.min())

@@ -14,7 +14,7 @@ from medinterp.errors import ConfigError
 class Schedule(Protocol):
     """Choose the noise levels of a sampler."""
 
-    def __call__(self, steps: int, *, start: float) -> Float64[Tensor, "{steps}+1"]:
+    def __call__(self, steps: int, *, start: float) -> Float64[Tensor, "{steps}+1"]:  # noqa: F821 - a shape, not a name
         """Return ``steps`` + 1 levels, strictly decreasing, from ``start`` to exactly 0."""
         ...
 
@@ -33,7 +33,7 @@ class PowerSchedule:
         if not self.power >= 1:
             raise ConfigError(f"schedule power {self.power}: expected 1 (even steps) or more; 2 is a good choice")
 
-    def __call__(self, steps: int, *, start: float) -> Float64[Tensor, "{steps}+1"]:
+    def __call__(self, steps: int, *, start: float) -> Float64[Tensor, "{steps}+1"]:  # noqa: F821 - a shape, not a name
         """Return ``steps`` + 1 levels, strictly decreasing, from ``start`` to exactly 0."""
         return _finish(start * torch.linspace(1, 0, _count(steps) + 1, dtype=torch.float64) ** self.power, start)
 
@@ -42,7 +42,7 @@ class PowerSchedule:
 class LinearSchedule:
     """Levels evenly spaced from ``start`` to 0: simple, but few of them are small, where the detail is decided."""
 
-    def __call__(self, steps: int, *, start: float) -> Float64[Tensor, "{steps}+1"]:
+    def __call__(self, steps: int, *, start: float) -> Float64[Tensor, "{steps}+1"]:  # noqa: F821 - a shape, not a name
         """Return ``steps`` + 1 levels, strictly decreasing, from ``start`` to exactly 0."""
         return PowerSchedule(1.0)(steps, start=start)
 
@@ -71,7 +71,7 @@ class KarrasSchedule:
         if not 0 < self.end < 1:
             raise ConfigError(f"schedule end {self.end}: expected a share of the start, between 0 and 1")
 
-    def __call__(self, steps: int, *, start: float) -> Float64[Tensor, "{steps}+1"]:
+    def __call__(self, steps: int, *, start: float) -> Float64[Tensor, "{steps}+1"]:  # noqa: F821 - a shape, not a name
         """Return ``steps`` + 1 levels, strictly decreasing, from ``start`` to exactly 0."""
         way = torch.linspace(0, 1, _count(steps), dtype=torch.float64)
         levels = start * (1 + way * (self.end ** (1 / self.rho) - 1)) ** self.rho

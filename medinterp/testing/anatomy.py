@@ -71,19 +71,19 @@ class Place:
 def _cerebrum(place: Place) -> Field:
     """Hull of both hemispheres: an ellipsoid cut off below by the skull base and the tentorium."""
     x, y, z = place.folded.T
-    floor = -17.0 - 21.0 * bell(x, 33, 17) * bell(y, 4, 24) + 12.0 * bell(x, 0, 16) * step(-y, 22, 6)
+    floor = -17.0 - 21.0 * bell(x, 33.0, 17.0) * bell(y, 4.0, 24.0) + 12.0 * bell(x, 0.0, 16.0) * step(-y, 22.0, 6.0)
     hull = ellipsoid(place.folded, (0, -1, 9), (55, 69, 56))
-    return -union(-hull, (z - floor) / 1.25, blend_mm=8)
+    return -union(-hull, (z - floor) / 1.25, blend_mm=8.0)
 
 
 def _cerebellum(place: Place) -> Field:
     left_right = ellipsoid(place.folded, (20, -43, -33), (23, 23, 18))
-    return union(left_right, ellipsoid(place.folded, (0, -38, -31), (14, 20, 19)), blend_mm=5)
+    return union(left_right, ellipsoid(place.folded, (0, -38, -31), (14, 20, 19)), blend_mm=5.0)
 
 
 def _stem(place: Place) -> Field:
     tube = capsule(place.folded, (0, -12, -4), (0, -21, -100), 8.5)
-    return union(tube, ellipsoid(place.folded, (0, -9, -29), (14, 11, 13)), blend_mm=5)
+    return union(tube, ellipsoid(place.folded, (0, -9, -29), (14, 11, 13)), blend_mm=5.0)
 
 
 @lru_cache(maxsize=1)
@@ -126,7 +126,7 @@ def _sulci(place: Place, depth: Field) -> Field:
 def _border(score: Field, own: NDArray[np.intp], seen: Field, cells: Field) -> Field:
     """Sine of the angle to the border between a point's own cell and the best of the others left in ``score``."""
     across = cells[own] - cells[np.argmax(score, axis=1)]
-    return total(seen * across) / np.maximum(length(across), np.float32(1e-6))
+    return (total(seen * across) / np.maximum(length(across), 1e-6)).astype(np.float32, copy=False)
 
 
 def _fissures(place: Place) -> Field:
@@ -156,18 +156,18 @@ def _nuclei(place: Place) -> Iterator[Layer]:
     yield Tissue.DEEP_GREY, ellipsoid(p, (25.5, 3, 2), (4.6, 15, 9.5))
     yield (
         Tissue.DEEP_GREY,
-        union(ellipsoid(p, (13, 17, 9), (5, 9, 7.5)), capsule(p, (14, 12, 14), (17, -18, 19), 2.4), blend_mm=3),
+        union(ellipsoid(p, (13, 17, 9), (5, 9, 7.5)), capsule(p, (14, 12, 14), (17, -18, 19), 2.4), blend_mm=3.0),
     )
     yield Tissue.PALLIDUM, ellipsoid(p, (19, -1, 0), (3.6, 8, 6))
 
 
 def _ventricles(place: Place) -> Iterator[Layer]:
     p = place.folded
-    horn = ellipsoid(p, (7.5, 15, 11), (4.2, 15, 6.5), -20)
+    horn = ellipsoid(p, (7.5, 15, 11), (4.2, 15, 6.5), -20.0)
     body = capsule(p, (8, 10, 15), (12, -20, 16), 4.2)
-    atrium = union(capsule(p, (13, -22, 14), (22, -33, 6), 5), capsule(p, (22, -33, 6), (20, -46, 3), 2.8))
+    atrium = union(capsule(p, (13, -22, 14), (22, -33, 6), 5.0), capsule(p, (22, -33, 6), (20, -46, 3), 2.8))
     temporal = capsule(p, (22, -32, 4), (30, -8, -16), 2.0)
-    yield Tissue.CSF, union(horn, body, atrium, temporal, blend_mm=3)
+    yield Tissue.CSF, union(horn, body, atrium, temporal, blend_mm=3.0)
     yield Tissue.CSF, ellipsoid(p, (0, -7, 1), (1.9, 14, 8))
     yield Tissue.CSF, ellipsoid(p, (0, -25, -32), (6, 3.5, 8))
 
@@ -208,15 +208,15 @@ def surface(points: Float32[np.ndarray, "N 3"]) -> Field:
 
 def _shells(place: Place) -> tuple[Field, Field, Field, Field]:
     """Signed distances to the skin, the face, the outer table of the skull, and the cavity within."""
-    cavity = union(_cerebrum(place), _cerebellum(place), _stem(place), blend_mm=10) - 2.2
-    bone = cavity - (6.0 + 0.6 * waves(61, 60.0, 6)(place.bent) + 2.5 * step(-place.bent[:, 2], 22, 8))
+    cavity = union(_cerebrum(place), _cerebellum(place), _stem(place), blend_mm=10.0) - 2.2
+    bone = cavity - (6.0 + 0.6 * waves(61, 60.0, 6)(place.bent) + 2.5 * step(-place.bent[:, 2], 22.0, 8.0))
     face = union(
         ellipsoid(place.folded, (0, 26, -48), (56, 51, 64)),
         ellipsoid(place.folded, (0, -22, -90), (46, 44, 90)),
         ellipsoid(place.folded, (0, 77, -50), (8, 12, 16)),
-        blend_mm=12,
+        blend_mm=12.0,
     )
-    return union(bone - (5.5 + 0.8 * waves(62, 50.0, 6)(place.bent)), face, blend_mm=10), face, bone, cavity
+    return union(bone - (5.5 + 0.8 * waves(62, 50.0, 6)(place.bent)), face, blend_mm=10.0), face, bone, cavity
 
 
 def layers(points: Float32[np.ndarray, "N 3"]) -> Iterator[Layer]:

@@ -38,7 +38,7 @@ def calibrate(
     sampler: Sampler,
     denoiser: Denoiser,
     world: LinearGaussian,
-    fractions: Float64[Tensor, "N"],
+    fractions: Float64[Tensor, " N"],
     *,
     generator: torch.Generator,
     scans: int = 4,

@@ -196,7 +196,7 @@ def estimate_risk(
     *,
     probes: int,
     generator: torch.Generator,
-) -> Float[Tensor, "B"]:
+) -> Float[Tensor, " B"]:
     """Return SURE: an unbiased estimate of each image's mean squared error that needs no clean image.
 
     Assumes white Gaussian noise of the given level.
@@ -216,7 +216,7 @@ def flow_error(
     denoiser: Denoiser,
     world: LinearGaussian,
     y: Float64[Tensor, "B 1 I J K"],
-    fractions: Float64[Tensor, "N"],
+    fractions: Float64[Tensor, " N"],
     *,
     generator: torch.Generator,
     sigma: float = NOISE,
@@ -231,7 +231,7 @@ def flow_gradient_error(
     denoiser: Denoiser,
     world: LinearGaussian,
     y: Float64[Tensor, "B 1 I J K"],
-    fractions: Float64[Tensor, "N"],
+    fractions: Float64[Tensor, " N"],
     weights: Float64[Tensor, "B 1 I J K"],
     *,
     generator: torch.Generator,

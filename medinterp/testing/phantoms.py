@@ -97,7 +97,7 @@ def _paint(modality: str, points: Field, width_mm: float) -> Field:
     return image * (1 + texture) * (1 + bias_field(points))
 
 
-def bias_field(points: Float32[np.ndarray, "N 3"]) -> Float32[np.ndarray, "N"]:
+def bias_field(points: Float32[np.ndarray, "N 3"]) -> Float32[np.ndarray, " N"]:
     """Return the relative receive field of the MR images, within ±10 %, at points in RAS mm."""
     return np.float32(BIAS) * np.tanh(waves(81, 260.0, 4)(points))
 
@@ -114,7 +114,7 @@ def oblique_grid(
     angles_deg: tuple[float, float, float],
     centre_mm: tuple[float, float, float],
 ) -> Grid:
-    """Return an axial grid in DICOM's order (I to the left, J to the back, K upwards), turned about x, then y, then z."""
+    """Return an axial grid in DICOM's order (I to the left, J to the back, K upwards), turned about x, then y, z."""
     a, b, c = np.radians(angles_deg)
     about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
     about_y = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])

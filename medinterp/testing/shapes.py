@@ -1,15 +1,17 @@
 """Smooth random functions of place and signed distances to simple shapes, from which the synthetic head is drawn."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 Field = NDArray[np.float32]
+Numbers = Sequence[float | int]
 
 
-def single(values: ArrayLike) -> Field:
+def single(values: Numbers) -> Field:
     """Return the values in single precision, so that what they meet stays so."""
     return np.asarray(values, dtype=np.float32)
 
@@ -58,7 +60,7 @@ def waves(seed: int, wavelength_mm: float, count: int, *, spread: float = 0.25) 
     return Waves(vectors.astype(np.float32), generator.uniform(0, 2 * np.pi, count).astype(np.float32))
 
 
-def ellipsoid(points: Field, centre: ArrayLike, semi_axes: ArrayLike, tilt_deg: float = 0.0) -> Field:
+def ellipsoid(points: Field, centre: Numbers, semi_axes: Numbers, tilt_deg: float = 0.0) -> Field:
     """Return the signed distance to an ellipsoid to first order, negative inside; ``tilt_deg`` turns it about x."""
     offset = points - single(centre)
     if tilt_deg:
@@ -67,10 +69,10 @@ def ellipsoid(points: Field, centre: ArrayLike, semi_axes: ArrayLike, tilt_deg: 
     scaled = offset / single(semi_axes)
     radius = length(scaled)
     slope = length(scaled / single(semi_axes))
-    return radius * (radius - 1) / np.maximum(slope, np.float32(1e-6))
+    return (radius * (radius - 1) / np.maximum(slope, 1e-6)).astype(np.float32, copy=False)
 
 
-def capsule(points: Field, start: ArrayLike, end: ArrayLike, radius_mm: float) -> Field:
+def capsule(points: Field, start: Numbers, end: Numbers, radius_mm: float) -> Field:
     """Return the signed distance to a straight tube with round ends, negative inside."""
     first, axis = single(start), single(end) - single(start)
     along = np.clip((points - first) @ axis / np.float32(axis @ axis), 0, 1)

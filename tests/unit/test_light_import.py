@@ -11,7 +11,12 @@ _HEAVY = ("torch", "monai", "captum", "highdicom", "matplotlib", "SimpleITK")
 
 @pytest.mark.parametrize(
     "statement",
-    ["import medinterp", "import medinterp.io", "import medinterp.cli", "from medinterp.catalogue import catalogue; catalogue()"],
+    [
+        "import medinterp",
+        "import medinterp.io",
+        "import medinterp.cli",
+        "from medinterp.catalogue import catalogue; catalogue()",
+    ],
 )
 def test_nothing_heavy_is_imported(statement: str) -> None:
     code = f"{statement}; import sys, json; print(json.dumps([m for m in {_HEAVY!r} if m in sys.modules]))"

@@ -123,7 +123,7 @@ def test_the_receive_field_stays_within_ten_percent_and_uses_most_of_it() -> Non
 
 
 def test_an_unknown_modality_is_named_in_the_error() -> None:
-    with pytest.raises(InputError, match="'PET'.*T1, T2, FLAIR, CT"):
+    with pytest.raises(InputError, match=r"'PET'.*T1, T2, FLAIR, CT"):
         head("PET", AROUND_LESION)
 
 

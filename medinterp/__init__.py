@@ -12,6 +12,7 @@ _PUBLIC = {
     "read": "medinterp.io",
     "inspect": "medinterp.io",
     "Volume": "medinterp.volume",
+    "Step": "medinterp.volume",
     "Grid": "medinterp.volume",
     "load_pipeline": "medinterp.bundle",
     "find_bundle": "medinterp.bundle",

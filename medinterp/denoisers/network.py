@@ -111,10 +111,11 @@ class BiasFreeUNet(nn.Module):
         padded = functional.pad(x, pad, mode="replicate") if any(pad) else x
         bands = functional.conv3d(padded, self.haar, stride=2)
         half = self._half_sigma(bands, sigma, x, pad)
-        mean = functional.avg_pool3d(bands[:, :1], 5, stride=1, padding=2, count_include_pad=False)
-        level = mean / 2**1.5  # the orthonormal low band is 2^1.5 times the mean intensity
+        mean_band = functional.avg_pool3d(bands[:, :1], 5, stride=1, padding=2, count_include_pad=False)
+        mean = mean_band / 2**1.5  # the orthonormal low band is 2^1.5 times the mean intensity
+        level = self.relu(mean) + self.relu(-mean)  # far below zero, as air in HU, is as far from dark as far above
         dark = level - self.relu(level - DARK_SIGMAS * half)  # min(level, 4 sigma), and still piecewise linear
-        features = torch.cat([bands[:, :1] - mean, bands[:, 1:], dark, half], dim=1)
+        features = torch.cat([bands[:, :1] - mean_band, bands[:, 1:], dark, half], dim=1)
         removed = self.head(self.body(self.stem(features)))
         noise = functional.conv_transpose3d(removed, self.haar, stride=2)
         return x - noise[..., : shape[0], : shape[1], : shape[2]]

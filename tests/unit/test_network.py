@@ -52,3 +52,15 @@ def test_single_tensor_call_estimates_the_noise_level():
 def test_wrong_number_of_levels_is_refused():
     with pytest.raises(ValueError, match="three of each"):
         BiasFreeUNet((4, 4), (1, 1))
+
+
+@pytest.mark.parametrize("offset", [60.0, -60.0])
+def test_far_from_zero_an_offset_passes_through_unchanged(offset: float) -> None:
+    # air is -1000 in HU: an intensity far below zero must be treated as one far above, not as one never seen
+    generator = torch.Generator().manual_seed(3)
+    network = BiasFreeUNet((8, 8, 8), (1, 1, 1)).double()
+    x = torch.randn(1, 1, 24, 24, 24, generator=generator, dtype=torch.float64)
+    sigma = torch.ones(1, 1, 1, 1, 1, dtype=torch.float64)
+    removed = x - network(x + offset, sigma) + offset
+    # with |local mean| above four sigma everywhere the features are the same to rounding
+    assert torch.allclose(removed, x - network(x + 200.0, sigma) + 200.0, atol=1e-9)

@@ -7,8 +7,8 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "run": "medinterp.app",
-    "plan": "medinterp.app",
-    "RunOptions": "medinterp.app",
+    "plan": "medinterp.planning",
+    "RunOptions": "medinterp.options",
     "read": "medinterp.io",
     "inspect": "medinterp.io",
     "Volume": "medinterp.volume",

@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
-from monai.data import MetaTensor
-from monai.utils import convert_to_dst_type
 from torch import Tensor, nn
 
 from medinterp import io
@@ -17,6 +14,8 @@ from medinterp.errors import BundleError, MedinterpError
 from medinterp.pipeline import Pipeline
 from medinterp.registry import provider_packages
 from medinterp.volume import Grid, Provenance, Source, Volume
+
+# MONAI is imported where its own tools call: to load it takes longer than to explain a region.
 
 DEFAULT_BUNDLE = "mri_denoise"
 
@@ -38,27 +37,42 @@ def load_pipeline(folder: Path) -> Pipeline:
     if not isinstance(config, dict) or "pipeline" not in config:
         raise BundleError(f"configs/inference.json of bundle '{folder.name}' has no 'pipeline' key")
     config["bundle_root"] = str(folder)
-    _check_allowed(config, "pipeline", set())
-    try:
-        pipeline = ConfigParser({k: v for k, v in config.items() if k != "imports"}).get_parsed_content("pipeline")
-    except RuntimeError as error:  # MONAI wraps whatever a constructor raised
-        raise _cause(error, folder) from error
+    _check_allowed(config, "pipeline", set(), provider_packages() | {"monai"})
+    pipeline = _build(config, "@pipeline", folder, {})
     if not isinstance(pipeline, Pipeline):
         raise BundleError(f"the 'pipeline' key of bundle '{folder.name}' makes a {type(pipeline).__name__}")
     return pipeline
 
 
-def _cause(error: BaseException, folder: Path) -> MedinterpError:
-    """Return our own error from the chain that MONAI wrapped around it, else one that says what failed."""
-    deepest = error
-    while deepest.__cause__ is not None:
-        deepest = deepest.__cause__
-        if isinstance(deepest, MedinterpError):
-            return deepest
-    return BundleError(f"the pipeline of bundle '{folder.name}' cannot be built: {deepest}")
+def _build(config: Mapping[str, Any], node: Any, folder: Path, made: dict[str, Any]) -> Any:
+    """Return what a checked node describes; what several references name is made once.
+
+    Raises:
+        BundleError: a constructor refused its arguments.
+    """
+    if isinstance(node, str) and node.startswith("@"):
+        if node not in made:
+            made[node] = _build(config, _node(config, node[1:]), folder, made)
+        return made[node]
+    if isinstance(node, Mapping):
+        parts = {str(k): _build(config, v, folder, made) for k, v in node.items() if k not in ("_target_", "_desc_")}
+        return _construct(str(node["_target_"]), parts, folder) if "_target_" in node else parts
+    if isinstance(node, Sequence) and not isinstance(node, str):
+        return [_build(config, part, folder, made) for part in node]
+    return node
 
 
-def _check_allowed(config: Mapping[str, Any], key: str, seen: set[str]) -> None:
+def _construct(target: str, arguments: Mapping[str, Any], folder: Path) -> Any:
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)(**arguments)
+    except MedinterpError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, OSError) as error:
+        raise BundleError(f"the pipeline of bundle '{folder.name}' cannot be built: {name}: {error}") from error
+
+
+def _check_allowed(config: Mapping[str, Any], key: str, seen: set[str], allowed: frozenset[str]) -> None:
     """Walk what ``key`` refers to; reject expressions and targets that are not allowed before anything is built."""
     if key in seen:
         return
@@ -66,13 +80,13 @@ def _check_allowed(config: Mapping[str, Any], key: str, seen: set[str]) -> None:
     node = _node(config, key)
     for text, is_target in _strings(node):
         if is_target:
-            _check_target(text)
+            _check_target(text, allowed)
         elif "$" in text:
             raise BundleError(f"the bundle holds the expression '{text[:60]}': medinterp does not evaluate '$' strings")
         elif "@" in text:
             if not text.startswith("@"):
                 raise BundleError(f"the bundle mixes a reference into text, '{text[:60]}': use a whole '@name'")
-            _check_allowed(config, text[1:], seen)
+            _check_allowed(config, text[1:], seen, allowed)
         elif text.startswith("%"):
             raise BundleError(f"the bundle includes another file, '{text[:60]}': medinterp does not follow '%' macros")
 
@@ -95,7 +109,7 @@ def _strings(node: Any) -> Iterator[tuple[str, bool]]:
         for name, value in node.items():
             if name == "_target_":
                 yield str(value), True
-            elif name in ("_mode_", "_wrapper_"):
+            elif name in ("_mode_", "_wrapper_", "_requires_", "_disabled_"):
                 raise BundleError(f"the bundle uses '{name}', which this door does not allow")
             else:
                 yield from _strings(value)
@@ -104,21 +118,19 @@ def _strings(node: Any) -> Iterator[tuple[str, bool]]:
             yield from _strings(value)
 
 
-def _check_target(target: str) -> None:
+def _check_target(target: str, allowed: frozenset[str]) -> None:
     module, _, name = target.rpartition(".")
-    allowed = provider_packages()
     # look at the package before importing: importing is already running code
-    if module.split(".")[0] not in allowed | {"monai"} or (module.startswith("monai") and "networks" not in module):
-        raise BundleError(
-            f"the bundle asks for '{target}'; allowed are classes of {', '.join(sorted(allowed))} and monai.networks"
-        )
+    if module.split(".")[0] not in allowed or (module.startswith("monai") and "networks" not in module):
+        known = ", ".join(sorted(allowed - {"monai"}))
+        raise BundleError(f"the bundle asks for '{target}'; allowed are classes of {known} and monai.networks")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise BundleError(f"the bundle asks for '{target}', which cannot be imported: {error}") from error
     home = found.__module__ if isinstance(found, type) else ""
     # the class's own module, not the string: 'medinterp.x.os.system' must not pass
-    if not (home.split(".")[0] in allowed or home.startswith("monai.networks.")):
+    if not (home.split(".")[0] in allowed - {"monai"} or home.startswith("monai.networks.")):
         raise BundleError(
             f"the bundle asks for '{target}', which is not a class of medinterp, a plugin or monai.networks"
         )
@@ -132,6 +144,8 @@ class LoadVolume:
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """Replace the path under the key by the image; the Volume's modality and unit go into its meta."""
+        from monai.data import MetaTensor
+
         volume = io.read(Path(item[self.key]))
         meta = {"modality": volume.modality, "unit": volume.unit}
         image = MetaTensor(
@@ -162,10 +176,14 @@ class PipelineInferer:
 
     def __call__(self, inputs: Tensor, network: nn.Module | None = None, *_: Any, **__: Any) -> Tensor:
         """Return the denoised images (B, C, I, J, K), with the geometry of ``inputs`` kept."""
+        from monai.utils import convert_to_dst_type
+
         outputs = [self._one(sample) for sample in inputs]
         return convert_to_dst_type(torch.stack(outputs), dst=inputs)[0]
 
     def _one(self, sample: Tensor) -> Tensor:
+        from monai.data import MetaTensor
+
         affine = sample.affine.numpy() if isinstance(sample, MetaTensor) else torch.eye(4, dtype=torch.float64).numpy()
         meta = sample.meta if isinstance(sample, MetaTensor) else {}
         shape = (int(sample.shape[1]), int(sample.shape[2]), int(sample.shape[3]))
@@ -174,4 +192,5 @@ class PipelineInferer:
         volume = Volume(values, Grid(shape, affine), unit, modality, Provenance(Source("memory")))
         sigma = self.pipeline.estimator(volume).sigma
         image = torch.as_tensor(volume.voxels.copy(), device=sample.device)[None]
-        return self.pipeline.denoise(image, image.new_full((1, 1, 1, 1, 1), sigma), seed=self.seed)[0]
+        level = image.new_full((1, 1, 1, 1, 1), sigma)
+        return self.pipeline.denoise(image, level, seed=self.seed, graph=torch.is_grad_enabled())[0]

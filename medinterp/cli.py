@@ -2,23 +2,36 @@
 
 import json
 import logging
+import os
+import re
 import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
 from medinterp import __version__
+from medinterp.cli_options import (
+    Computing,
+    Explaining,
+    Reading,
+    Sampling,
+    Showing,
+    Writing,
+    chosen_options,
+    with_option_groups,
+)
+from medinterp.cli_progress import shown_progress
 from medinterp.errors import ConfigError, InputError, MedinterpError
-from medinterp.progress import OnStep, StepInfo, ignore
+from medinterp.options import RunOptions
 
 DISCLAIMER = "For research use only. Not for diagnosis."
 EXIT_INTERRUPTED = 130
+_NAMED_INPUT = re.compile(r"([A-Za-z0-9_-]+)=(.*)", re.DOTALL)
 
 app = typer.Typer(
     name="medinterp",
@@ -28,54 +41,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-
-class Progress(str, Enum):
-    """How progress is shown."""
-
-    bar = "bar"
-    json = "json"
-    none = "none"
-
-
 Inputs = Annotated[
     list[str], typer.Argument(metavar="INPUT...", help="A NIfTI file or DICOM folder; several as t1=PATH t2=PATH.")
 ]
 OnePath = Annotated[str, typer.Argument(metavar="PATH", help="A NIfTI file or a DICOM folder.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Study folder to make; must not exist or be empty.")]
-Bundle = Annotated[str, typer.Option(help="Bundle name or folder ('medinterp info' lists them).")]
-Targets = Annotated[
-    Optional[list[str]],  # noqa: UP045 - typer on Python 3.10
-    typer.Option("--target", help="sphere:X,Y,Z,R or voxel:X,Y,Z in RAS mm, a mask file, or auto. May be repeated."),
-]
-Methods = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option("--method", help="Attribution method ('medinterp info' lists them). May be repeated."),
-]
-Measure = Annotated[str, typer.Option(help="What to measure in the region: mean, or contrast to the ring around it.")]
-Halo = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option(help="Explain with this many voxels of context instead of all that matter; its error is measured."),
-]
-Steps = Annotated[int, typer.Option(min=1, help="Steps of the reverse diffusion; 1 is the posterior mean.")]
-Sampler = Annotated[str, typer.Option(help="mean (posterior mean), ode (natural texture) or sde (a posterior sample).")]
-Series = Annotated[Optional[int], typer.Option(help="Which series of a DICOM folder, from 1.")]  # noqa: UP045
-Frame = Annotated[Optional[int], typer.Option(help="Which time point of a 4D scan, from 0.")]  # noqa: UP045
-UseForm = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option("--use", help="qform or sform, where a NIfTI file's two orientations disagree."),
-]
-Force = Annotated[bool, typer.Option("--force", help="Also read DICOM files that lack the preamble.")]
-Resample = Annotated[bool, typer.Option("--resample", help="Allow inputs on different grids to be fused.")]
-Seed = Annotated[int, typer.Option(help="Seed of every random number.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or mps; absent is an error.")]
-MaxMemory = Annotated[
-    Optional[float],  # noqa: UP045
-    typer.Option(help="Memory the computation may take, in GB; larger scans are tiled, exactly."),
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan (tiles, memory, time) and stop.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing study folder.")]
-ProgressOption = Annotated[Progress, typer.Option(help="bar, json (one line an event) or none.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Output = Annotated[str, typer.Option("--output", "-o", help="Study folder to make; must not exist or be empty.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
 @contextmanager
@@ -93,163 +64,101 @@ def _errors(*, debug: bool) -> Iterator[None]:
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
-@contextmanager
-def _progress(kind: Progress) -> Iterator[OnStep]:
-    if kind is Progress.none:
-        yield ignore
-    elif kind is Progress.json:
-        yield lambda info: typer.echo(
-            json.dumps({"stage": info.stage, "done": info.done, "total": info.total, "detail": info.detail}), err=True
-        )
-    else:
-        with _bar() as on_step:
-            yield on_step
-
-
-@contextmanager
-def _bar() -> Iterator[OnStep]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description:<28}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def on_step(info: StepInfo) -> None:
-            if info.stage not in tasks:
-                tasks[info.stage] = bar.add_task(info.stage, total=max(1, info.total))
-            label = f"{info.stage} {info.detail}".strip()
-            bar.update(tasks[info.stage], completed=info.done, total=max(1, info.total), description=label)
-
-        yield on_step
-
-
 def _parse_inputs(inputs: list[str]) -> dict[str, Path]:
+    """Split NAME=PATH arguments; a text that is itself an existing path needs no name."""
     parsed: dict[str, Path] = {}
     for number, text in enumerate(inputs, start=1):
-        name, equals, path = text.partition("=")
-        if not equals or not name.isidentifier():
-            name, path = ("scan" if len(inputs) == 1 else f"scan{number}"), text
+        named = None if os.path.exists(text) else _NAMED_INPUT.fullmatch(text)
+        name, path = named.groups() if named else ("scan" if len(inputs) == 1 else f"scan{number}", text)
+        if not path:
+            raise InputError(f"the input '{name}' has an empty path; expected a path, or {name}=PATH without spaces")
         if name in parsed:
             raise InputError(f"two inputs are named '{name}'; give each its own name, such as t1=PATH t2=PATH")
         parsed[name] = Path(path)
     return parsed
 
 
-def _run(inputs: dict[str, Path], output: Path, *, progress: Progress, debug: bool, **options: Any) -> None:
-    with _errors(debug=debug):
-        from medinterp import app as application  # torch is loaded here, not for --help
+def _require_output(output: str) -> None:
+    if not output:
+        raise ConfigError("--output is empty; expected the path of a folder to make")
 
-        chosen = application.RunOptions(**options)
-        if chosen.dry_run:
-            typer.echo(application.plan(inputs, chosen).describe())
-            return
-        with _progress(progress) as on_step:
-            study = application.run(inputs, output, options=chosen, on_step=on_step)
-        typer.echo(study.summary())
+
+def _run(inputs: Mapping[str, Path], output: str, showing: Showing, options: Mapping[str, Any]) -> None:
+    chosen = RunOptions(**options)
+    _require_output(output)
+    if chosen.dry_run:
+        from medinterp.planning import plan  # torch is loaded here, not for --help
+
+        typer.echo(plan(inputs, chosen).describe())
+        return
+    from medinterp.app import run as run_study
+
+    with shown_progress(showing.progress) as on_step:
+        study = run_study(inputs, output, options=chosen, on_step=on_step)
+    typer.echo(study.summary())
 
 
 @app.command()
+@with_option_groups
 def run(
     inputs: Inputs,
     output: Output,
-    bundle: Bundle = "mri_denoise",
-    target: Targets = None,
-    method: Methods = None,
-    measure: Measure = "mean",
-    halo: Halo = None,
-    sampler: Sampler = "mean",
-    steps: Steps = 1,
-    series: Series = None,
-    frame: Frame = None,
-    use_form: UseForm = None,
-    force: Force = False,
-    resample: Resample = False,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    max_memory: MaxMemory = None,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    progress: ProgressOption = Progress.bar,
-    debug: Debug = False,
-) -> None:  # one parameter per option is how typer declares them
+    explaining: Explaining,
+    sampling: Sampling,
+    reading: Reading,
+    computing: Computing,
+    writing: Writing,
+    showing: Showing,
+    resample: Annotated[bool, typer.Option("--resample", help="Allow inputs on different grids to be fused.")] = False,
+) -> None:
     """Denoise scans, fuse several, explain a measurement, and write the study folder."""
-    with _errors(debug=debug):
-        named = _parse_inputs(inputs)
-    _run(
-        named, output, progress=progress, debug=debug, bundle=bundle, targets=tuple(target or ("auto",)),
-        methods=tuple(method or ("input_x_gradient",)), measure=measure, halo=halo, sampler=sampler, steps=steps,
-        series=series, frame=frame, use_form=use_form, force=force, resample=resample, seed=seed, device=device,
-        max_memory_gb=max_memory, dry_run=dry_run, overwrite=overwrite,
-    )  # fmt: skip
+    with _errors(debug=showing.debug):
+        options = chosen_options(explaining, sampling, reading, computing, writing, resample=resample)
+        _run(_parse_inputs(inputs), output, showing, options)
 
 
 @app.command()
+@with_option_groups
 def denoise(
     path: OnePath,
     output: Output,
-    bundle: Bundle = "mri_denoise",
-    sampler: Sampler = "mean",
-    steps: Steps = 1,
-    series: Series = None,
-    frame: Frame = None,
-    use_form: UseForm = None,
-    force: Force = False,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    max_memory: MaxMemory = None,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    progress: ProgressOption = Progress.bar,
-    debug: Debug = False,
+    sampling: Sampling,
+    reading: Reading,
+    computing: Computing,
+    writing: Writing,
+    showing: Showing,
 ) -> None:
     """Denoise one scan and write the study folder, without an explanation."""
-    _run(
-        {"scan": Path(path)}, output, progress=progress, debug=debug, bundle=bundle, targets=(), methods=(),
-        sampler=sampler, steps=steps, series=series, frame=frame, use_form=use_form, force=force, seed=seed,
-        device=device, max_memory_gb=max_memory, dry_run=dry_run, overwrite=overwrite,
-    )  # fmt: skip
+    with _errors(debug=showing.debug):
+        options = chosen_options(sampling, reading, computing, writing, targets=(), methods=())
+        _run(_parse_inputs([path]), output, showing, options)
 
 
 @app.command()
+@with_option_groups
 def explain(
     path: OnePath,
     output: Output,
-    target: Targets = None,
-    method: Methods = None,
-    bundle: Bundle = "mri_denoise",
-    measure: Measure = "mean",
-    halo: Halo = None,
-    series: Series = None,
-    frame: Frame = None,
-    use_form: UseForm = None,
-    force: Force = False,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    max_memory: MaxMemory = None,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    progress: ProgressOption = Progress.bar,
-    debug: Debug = False,
+    explaining: Explaining,
+    reading: Reading,
+    computing: Computing,
+    writing: Writing,
+    showing: Showing,
 ) -> None:
     """Explain measurements on the denoised image, computing only the part of it that matters to each target."""
-    with _errors(debug=debug):
-        if not target:
+    with _errors(debug=showing.debug):
+        if not explaining.targets:
             raise ConfigError("explain needs at least one --target, such as sphere:10,-20,35,5 or a mask file")
-    _run(
-        {"scan": Path(path)}, output, progress=progress, debug=debug, bundle=bundle, targets=tuple(target or ()),
-        methods=tuple(method or ("input_x_gradient",)), measure=measure, halo=halo, series=series, frame=frame,
-        use_form=use_form, force=force, seed=seed, device=device, max_memory_gb=max_memory, dry_run=dry_run,
-        overwrite=overwrite, whole=False,
-    )  # fmt: skip
+        options = chosen_options(explaining, reading, computing, writing, whole=False)
+        _run(_parse_inputs([path]), output, showing, options)
 
 
 @app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A file or a folder.")],
-    force: Force = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
-    debug: Debug = False,
+    force: Annotated[bool, typer.Option("--force", help="Also read DICOM files that lack the preamble.")] = False,
+    as_json: AsJson = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Say what a file or folder holds, and what is wrong with it. Needs no model and is fast."""
     with _errors(debug=debug):
@@ -260,7 +169,7 @@ def inspect(
 
 
 @app.command()
-def info(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False) -> None:
+def info(as_json: AsJson = False) -> None:
     """List bundles, methods, targets, writers and versions."""
     with _errors(debug=False):
         from medinterp.catalogue import catalogue, describe
@@ -270,19 +179,27 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable 
 
 
 @app.command()
+@with_option_groups
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Study folder to make.")] = Path("medinterp-demo"),
-    overwrite: Overwrite = False,
-    progress: ProgressOption = Progress.bar,
-    debug: Debug = False,
+    writing: Writing,
+    showing: Showing,
+    output: Output = "medinterp-demo",
 ) -> None:
     """Run the main path on the synthetic head in sample_data and compare the result with the known truth."""
-    with _errors(debug=debug):
+    with _errors(debug=showing.debug):
+        _require_output(output)
         from medinterp.demo import run_demo
 
-        with _progress(progress) as on_step:
-            lines = run_demo(output, overwrite=overwrite, on_step=on_step)
+        with shown_progress(showing.progress) as on_step:
+            lines = run_demo(output, overwrite=writing.overwrite, on_step=on_step)
         typer.echo(lines)
+
+
+class _EchoHandler(logging.Handler):
+    """Write log records to whatever standard error is at the time, as everything else here does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(self.format(record), err=True)
 
 
 def _version(wanted: bool) -> bool:
@@ -299,9 +216,8 @@ def _options(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False,
 ) -> None:
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-    )
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", handlers=[_EchoHandler()])
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:

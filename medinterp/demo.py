@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from medinterp import io
-from medinterp.app import RunOptions, Study, run
+from medinterp.app import Study, run
 from medinterp.assessment.fidelity import foreground_mask, psnr
 from medinterp.errors import InputError
+from medinterp.options import RunOptions
 from medinterp.progress import OnStep
 from medinterp.volume import Region, Volume, ring
 
@@ -31,7 +32,7 @@ def sample_folder() -> Path:
     raise InputError("sample_data is not installed; run the demo from a checkout or reinstall medinterp")
 
 
-def run_demo(output: Path, *, overwrite: bool, on_step: OnStep) -> str:
+def run_demo(output: str | Path, *, overwrite: bool, on_step: OnStep) -> str:
     """Denoise, fuse and explain the synthetic head's T1 and T2, and return what was recovered against the truth."""
     head = sample_folder()
     truth = json.loads((head / "truth.json").read_text(encoding="utf-8"))

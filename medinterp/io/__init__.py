@@ -1,5 +1,6 @@
 """Reading and writing scans: one file per format, read beside write."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from medinterp.errors import InputError
@@ -39,16 +40,23 @@ def read(
     path = require_path(Path(path))
     if not path.is_dir():
         if is_nifti(path):
-            return read_nifti(path, use_form=use_form, frame=frame)
+            return read_nifti(_numbered([path], series, 0), use_form=use_form, frame=frame)
         return read_holdings(scan_files(path, force=force), series=series, frame=frame)
     holdings = scan_files(path, force=force)
-    scans = [] if holdings.series else [file for file in list_files(path).files if is_nifti(file)]
-    if not scans:
-        return read_holdings(holdings, series=series, frame=frame)
+    first = len(holdings.series)
+    scans = [file for file in list_files(path).files if is_nifti(file)]
+    if scans and (not first or (series or 0) > first):
+        return read_nifti(_numbered(scans, series, first), use_form=use_form, frame=frame)
+    return read_holdings(holdings, series=series, frame=frame)
+
+
+def _numbered(scans: Sequence[Path], series: int | None, before: int) -> Path:
+    """Return the NIfTI file of a number; they are counted on from the DICOM series, as ``inspect`` lists them."""
+    last = before + len(scans)
     if series is None and len(scans) > 1:
+        raise InputError(f"the folder holds {len(scans)} NIfTI files; give one of the files, or --series 1 to {last}")
+    if series is not None and not before < series <= last:
         raise InputError(
-            f"the folder holds {len(scans)} NIfTI files; give one of the files, or --series 1 to {len(scans)}"
+            f"series {series}: there are {len(scans)} NIfTI file(s), numbered {before + 1} to {last} in name order"
         )
-    if series is not None and not 1 <= series <= len(scans):
-        raise InputError(f"series {series}: the folder holds {len(scans)} NIfTI file(s), numbered from 1 in name order")
-    return read_nifti(scans[(series or 1) - 1], use_form=use_form, frame=frame)
+    return scans[0] if series is None else scans[series - before - 1]

@@ -6,11 +6,15 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from medinterp.errors import GridMismatch, InputError
 from medinterp.io import dicom_template, dicom_words
 from medinterp.volume import Grid
+
+_INSTANCE = Tag("SOPInstanceUID")
 
 
 def require_headers_of(grid: Grid, headers: Sequence[Dataset]) -> None:
@@ -52,16 +56,17 @@ def _citable(headers: Sequence[Dataset]) -> list[Dataset]:
 
     highdicom refuses or warns about (with the name!) patients' attributes that are not to its taste, so it sees blanks.
     """
+    blank = Dataset()
+    for keyword in dicom_template.REQUIRED:
+        setattr(blank, keyword, "Anonymous^" if keyword == "PatientName" else "")
+    # One classic image a slice, whatever the source: highdicom takes a multi-frame source only whole.
+    blank.SOPClassUID = dicom_template.CT_IMAGE if headers[0].Modality == "CT" else dicom_template.MR_IMAGE
     sources = []
     for header in headers:
         source = Dataset()
-        replaced = (*dicom_template.REQUIRED, "SOPClassUID", "SOPInstanceUID")
-        source.update({element.tag: element for element in header if element.keyword not in replaced})
-        for keyword in dicom_template.REQUIRED:
-            setattr(source, keyword, "Anonymous^" if keyword == "PatientName" else "")
-        # One classic image a slice, whatever the source: highdicom takes a multi-frame source only whole.
-        source.SOPClassUID = dicom_template.CT_IMAGE if header.Modality == "CT" else dicom_template.MR_IMAGE
-        source.SOPInstanceUID = dicom_words.new_uid()
+        source.update(header)
+        source.update(blank)
+        source[_INSTANCE] = DataElement(_INSTANCE, "UI", dicom_words.new_uid())
         sources.append(source)
     return sources
 

@@ -11,6 +11,7 @@ from medinterp.io.dicom_headers import Plane
 from medinterp.io.dicom_pixels import read_values
 from medinterp.io.inspect import series_entries
 from medinterp.io.source_files import require_path, sha256_of
+from medinterp.io.value_range import require_usable_range
 from medinterp.volume import Grid, Provenance, Source, Volume
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ def _frame_index(series: Series, frame: int | None) -> int:
 
 def _read(series: Series, planes: Sequence[Plane], frame: int | None, notes: Sequence[str]) -> Volume:
     values = read_values(planes)
+    require_usable_range(values.voxels)
     files = tuple(dict.fromkeys(plane.path for plane in planes))  # in slice order, each once
     headers = tuple(plane.header for plane in planes) if len(files) > 1 else (planes[0].header,)
     all_notes = [*notes, *series.notes, *values.notes]

@@ -113,6 +113,8 @@ def template_headers(template: Volume) -> tuple[Dataset, ...]:
     and a study of its own, the same one each time for the same voxels; such headers name no SOP Instance, since there
     is no file to refer to.
 
+    What headers have in common they share, element by element: replace an element, never write into its value.
+
     Raises:
         UnsupportedSeries: a sheared grid, a file without orientation, or a modality other than MR and CT.
         GridMismatch: the headers do not describe the template's own grid.
@@ -130,7 +132,11 @@ def template_headers(template: Volume) -> tuple[Dataset, ...]:
         slices = _source_slices(source.headers, plan)
     else:
         slices = [_anonymous(template)] * template.grid.shape[2]
-    return tuple(_header(scan, frame, template, plan, k) for k, (scan, frame) in enumerate(slices))
+    planes_of_all = _stated_planes(template.grid, plan)
+    contexts = {n: _context(scan, template) for n, scan in {id(scan): scan for scan, _ in slices}.items()}
+    return tuple(
+        _header(contexts[id(scan)], frame, planes_of_all, plan.positions[k]) for k, (scan, frame) in enumerate(slices)
+    )
 
 
 def grid_of(headers: Sequence[Dataset]) -> Grid:
@@ -195,37 +201,47 @@ def _anonymous(template: Volume) -> tuple[Dataset, None]:
     return header, None
 
 
-def _header(scan: Dataset, frame: int | None, template: Volume, plan: Planes, k: int) -> Dataset:
-    """Return the allow-listed header of slice ``k`` with the planes of the grid."""
-    header = Dataset()
-    header.SpecificCharacterSet = "ISO_IR 192"
+def _context(scan: Dataset, template: Volume) -> Dataset:
+    """Return the allow-listed part of a scan's header, without its planes."""
+    context = Dataset()
+    context.SpecificCharacterSet = "ISO_IR 192"
     for keyword in (*REQUIRED, *OPTIONAL, *_ACQUISITION):
-        _copy(scan, header, keyword)
+        _copy(scan, context, keyword)
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
-        setattr(header, keyword, scan[keyword].value)
-    header.SOPClassUID = scan.get("SOPClassUID", MR_IMAGE if template.modality == "MR" else CT_IMAGE)
+        stated = scan.get(keyword)  # files stripped by hand may lack it; all slices then get the same new one
+        setattr(context, keyword, stated or new_uid(template.provenance.source.sha256, keyword))
+    context.SOPClassUID = scan.get("SOPClassUID", MR_IMAGE if template.modality == "MR" else CT_IMAGE)
     if "SOPInstanceUID" in scan:
-        header.SOPInstanceUID = scan.SOPInstanceUID
+        context.SOPInstanceUID = scan.SOPInstanceUID
+    context.Modality = template.modality
+    return context
+
+
+def _stated_planes(grid: Grid, plan: Planes) -> Dataset:
+    """Return what all slices of a grid state about their place."""
+    stated = Dataset()
+    stated.Columns, stated.Rows = grid.shape[:2]
+    stated.ImageOrientationPatient = [ds_text(value) for value in plan.orientation]
+    stated.PixelSpacing = [ds_text(value) for value in plan.spacing]
+    stated.SpacingBetweenSlices = stated.SliceThickness = ds_text(plan.gap)
+    return stated
+
+
+def _header(context: Dataset, frame: int | None, planes_of_all: Dataset, position: Float64[np.ndarray, "3"]) -> Dataset:
+    """Return the header of one slice; the scan's own slice thickness stays, since it may differ from the gap."""
+    header = Dataset()
+    header.update(planes_of_all)
+    header.update(context)
     if frame is not None:
         header.ReferencedFrameNumber = frame
-    header.Modality = template.modality
-    _set_planes(header, template.grid, plan, k)
+    header.ImagePositionPatient = [ds_text(value) for value in position]
     return header
-
-
-def _set_planes(header: Dataset, grid: Grid, plan: Planes, k: int) -> None:
-    """State in a header where slice ``k`` of a grid is."""
-    header.Columns, header.Rows = grid.shape[:2]
-    header.ImageOrientationPatient = [ds_text(value) for value in plan.orientation]
-    header.ImagePositionPatient = [ds_text(value) for value in plan.positions[k]]
-    header.PixelSpacing = [ds_text(value) for value in plan.spacing]
-    header.SpacingBetweenSlices = ds_text(plan.gap)
-    if "SliceThickness" not in header:
-        header.SliceThickness = ds_text(plan.gap)
 
 
 def _copy(source: Dataset, target: Dataset, keyword: str) -> None:
     """Copy one attribute; an empty one only when the standard requires its presence."""
+    if keyword not in source and keyword not in REQUIRED:
+        return
     value = source.get(keyword)
     if value is not None and str(value) not in ("", "[]"):
         # Names are decoded here, since the copy is written in UTF-8 whatever the scan's character set was.

@@ -166,7 +166,7 @@ def sidecar_of(path: Path) -> dict[str, Any]:
         if not sidecar.is_file() or sidecar.stat().st_size > SIDECAR_BYTES:
             return {}
         content = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -38,38 +38,75 @@ class Region:
 
 
 def sphere(grid: Grid, centre_mm: tuple[float, float, float], radius_mm: float) -> Region:
-    """Return the voxels whose centres lie within ``radius_mm`` of ``centre_mm`` (RAS mm)."""
+    """Return the voxels whose centres lie within ``radius_mm`` of ``centre_mm`` (RAS mm).
+
+    Raises:
+        InputError: the radius is not positive.
+        EmptyRegion: no voxel centre lies that close.
+    """
     if radius_mm <= 0:
         raise InputError(f"a sphere of radius {radius_mm} mm: expected a positive radius")
     index = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), axis=-1)
-    inside = np.linalg.norm(grid.to_world(index) - np.asarray(centre_mm), axis=-1) <= radius_mm
-    return Region(inside, grid, "sphere")
+    distance = np.linalg.norm(grid.to_world(index) - np.asarray(centre_mm), axis=-1)
+    if distance.min() > radius_mm:
+        raise EmptyRegion(
+            f"the sphere of {radius_mm:g} mm around {tuple(centre_mm)} mm (RAS) holds no voxel: the nearest one is "
+            f"{distance.min():.4g} mm from its centre; check the position, or take a larger radius"
+        )
+    return Region(distance <= radius_mm, grid, "sphere")
 
 
 def voxel(grid: Grid, point_mm: tuple[float, float, float]) -> Region:
     """Return the one voxel nearest to a point (RAS mm); outside the scan is an error."""
-    index = np.rint(grid.to_index(point_mm)).astype(int)
+    index = np.rint(grid.to_index(point_mm))
     if (index < 0).any() or (index >= grid.shape).any():
-        raise EmptyRegion(f"the point {tuple(point_mm)} mm (RAS) lies outside the scan, at voxel {index.tolist()}")
+        where = ", ".join(f"{i:g}" for i in index)
+        raise EmptyRegion(
+            f"the point {tuple(point_mm)} mm (RAS) lies outside the scan, at voxel [{where}] of {grid.shape}"
+        )
     mask = np.zeros(grid.shape, dtype=bool)
-    mask[tuple(index)] = True
+    mask[tuple(index.astype(int))] = True
     return Region(mask, grid, "voxel")
 
 
 def region_from_mask(mask: Volume, scan: Volume, name: str = "mask") -> Region:
-    """Return the voxels where a mask volume is above 0.5; it must be on the scan's grid.
+    """Return the voxels where a mask volume is above half: of one for probabilities, of its label for a label.
 
     Raises:
         GridMismatch: the mask is on another grid.
+        InputError: it holds several labels, or values that are neither labels nor probabilities.
         EmptyRegion: the mask is empty.
     """
     scan.require_same_grid(mask, "the mask")
-    return Region(mask.voxels[0] > 0.5, scan.grid, name)
+    values = mask.voxels[0]
+    low, high = float(values.min()), float(values.max())
+    if high == 0 and low == 0:
+        raise EmptyRegion("the mask is zero everywhere; it must hold the region as one value above zero")
+    labels = bool(((values == 0) | (values == high)).all()) and high > 0
+    if not labels and not (low >= 0 and high <= 1):
+        raise InputError(
+            f"the mask holds values from {low:g} to {high:g}: expected zero outside and one value inside, or "
+            "probabilities from 0 to 1; take one label out of a label map first"
+        )
+    inside = values > (0 if labels else 0.5)
+    if not inside.any():
+        raise EmptyRegion(f"the mask's probabilities reach only {high:g}: no voxel is above 0.5")
+    return Region(inside, scan.grid, name)
 
 
 def ring(region: Region, *, gap_mm: float, width_mm: float) -> Region:
-    """Return the shell around a region, from ``gap_mm`` to ``gap_mm + width_mm`` outside its border voxels."""
+    """Return the shell around a region, from ``gap_mm`` to ``gap_mm + width_mm`` outside its border voxels.
+
+    Raises:
+        EmptyRegion: the scan ends before the shell begins.
+    """
     from scipy import ndimage  # slow to import, and describing scans must stay fast
 
     distance = ndimage.distance_transform_edt(~region.mask, sampling=region.grid.spacing_mm)
-    return Region((distance > gap_mm) & (distance <= gap_mm + width_mm), region.grid, f"{region.name}-ring")
+    around = (distance > gap_mm) & (distance <= gap_mm + width_mm)
+    if not around.any():
+        raise EmptyRegion(
+            f"nothing of the scan lies {gap_mm:g} to {gap_mm + width_mm:g} mm around region '{region.name}', so there "
+            "is no surrounding to compare it with; take a smaller region, or measure its mean"
+        )
+    return Region(around, region.grid, f"{region.name}-ring")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import nibabel
@@ -109,6 +110,130 @@ def test_kill_in_the_middle_leaves_nothing_that_looks_finished(tmp_path: Path) -
     assert done.exit_code == 0, done.stderr
     assert (tmp_path / "out" / "run.json").exists()
     assert not list(tmp_path.glob(".out*"))
+
+
+def test_ctrl_c_in_the_middle_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "scan.nii.gz", shape=(96, 96, 64))
+    process = subprocess.Popen(
+        [*_CLI, "denoise", str(scan), "-o", str(tmp_path / "out"), "--progress", "json"],
+        stderr=subprocess.PIPE, text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:  # wait until work has begun
+        if '"noise"' in line:
+            break
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 130
+    assert [line for line in rest.splitlines() if not line.startswith("{")] == [
+        "medinterp: interrupted; nothing was left in the output folder"
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.zeros((8, 8, 8)), "0 voxels of tissue"),
+        (np.full((8, 8, 8), 1e30), "rescale the scan"),
+        (np.full((8, 8, 8), 1e-30), "rescale the scan"),
+        (np.full((8, 8), 1.0), "three axes"),
+        (np.random.default_rng(0).normal(100, 5, (3, 3, 3)), "27 voxels"),
+        (np.random.default_rng(0).normal(100, 5, (12, 12, 1)), "voxels of tissue"),
+        (np.ones((8, 8, 8, 3)), "--frame 0 to 2"),
+        (np.ones((4, 4, 4), dtype=np.complex64), "complex"),
+    ],
+    ids=["zero", "huge", "minute", "2D", "3x3x3", "one slice", "4D", "complex"],
+)
+def test_values_that_cannot_be_used_are_refused(tmp_path: Path, values: np.ndarray, words: str) -> None:
+    kept = values if np.iscomplexobj(values) else values.astype(np.float32)
+    image = nibabel.Nifti1Image(kept, np.eye(4))
+    image.set_sform(np.eye(4), 1)
+    image.to_filename(tmp_path / "scan.nii.gz")
+    done = _cli("denoise", tmp_path / "scan.nii.gz", "-o", tmp_path / "out", "--progress", "none")
+    _assert_one_clear_line(done, 3, words, tmp_path / "out")
+
+
+def test_a_sheared_grid_is_refused_before_work(tmp_path: Path) -> None:
+    affine = np.eye(4)
+    affine[1, 2] = 0.2
+    image = nibabel.Nifti1Image(np.ones((8, 8, 8), dtype=np.float32), affine)
+    image.set_qform(None, 0)
+    image.set_sform(affine, 1)
+    image.to_filename(tmp_path / "scan.nii.gz")
+    done = _cli("denoise", tmp_path / "scan.nii.gz", "-o", tmp_path / "out")
+    _assert_one_clear_line(done, 3, "dcm2niix", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("option", "code", "words"),
+    [
+        (("--seed", "-1"), 4, "seed -1"),
+        (("--max-memory", "0"), 4, "max-memory 0"),
+        (("--max-memory", "1e9"), 6, "ask for less"),
+        (("--steps", "3"), 4, "posterior mean"),
+        (("--sampler", "ode", "--steps", "1"), 4, "posterior mean"),
+        (("--sampler", "magic"), 4, "choose mean, ode or sde"),
+        (("--bundle", "crystal"), 4, "mri_denoise"),
+        (("--device", "cpu:3"), 6, "absent"),
+        (("--series", "2"), 3, "series 2"),
+        (("--frame", "3"), 3, "frame 3"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(tmp_path: Path, option: tuple[str, ...], code: int, words: str) -> None:
+    scan = write_scan(tmp_path / "scan.nii.gz")
+    done = _cli("denoise", scan, "-o", tmp_path / "out", "--progress", "none", *option)
+    _assert_one_clear_line(done, code, words, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("option", "code", "words"),
+    [
+        (("--halo", "-1"), 4, "halo -1"),
+        (("--method", "crystal"), 4, "known are"),
+        (("--measure", "crystal"), 4, "known are"),
+        (("--target", "sphere:900,0,0,5"), 3, "nearest one is"),
+        (("--target", "sphere:0,0,0,-1"), 3, "positive radius"),
+        (("--target", ""), 4, "sphere:X,Y,Z,R"),
+    ],
+)
+def test_an_explanation_that_cannot_be_is_refused(
+    tmp_path: Path, option: tuple[str, ...], code: int, words: str
+) -> None:
+    scan = write_scan(tmp_path / "scan.nii.gz")
+    target = () if "--target" in option else ("--target", "sphere:0,0,0,5")
+    done = _cli("explain", scan, "-o", tmp_path / "out", "--progress", "none", *target, *option)
+    _assert_one_clear_line(done, code, words, tmp_path / "out")
+
+
+def test_an_empty_output_or_input_is_refused(tmp_path: Path) -> None:
+    assert "--output is empty" in _cli("denoise", tmp_path / "x.nii", "-o", "").stderr
+    assert "empty path" in _cli("denoise", "", "-o", tmp_path / "out").stderr
+    assert "empty path" in _cli("run", "t1=", "-o", tmp_path / "out").stderr
+
+
+def test_an_output_that_is_taken_is_refused_before_the_scan_is_even_read(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious.txt").touch()
+    done = _cli("denoise", tmp_path / "not-there.nii.gz", "-o", tmp_path / "out")
+    assert done.exit_code == 7
+    assert "not empty" in done.stderr
+
+
+def test_the_same_scan_is_not_fused_with_itself(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "scan.nii.gz")
+    done = _cli("run", f"t1={scan}", f"t2={scan}", "-o", tmp_path / "out", "--progress", "none")
+    _assert_one_clear_line(done, 3, "same scan", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["-s p=a\nc [red]e", "ünï \udcff"])
+def test_odd_file_names_are_no_obstacle(tmp_path: Path, name: str) -> None:
+    path = write_scan(tmp_path / "scan.nii.gz").rename(tmp_path / f"{name}.nii.gz")
+    done = _cli("denoise", path, "-o", tmp_path / f"out {name}", "--dry-run")
+    assert done.exit_code == 0, done.stderr
+    assert "32 x 30 x 24" in done.stdout
 
 
 def test_patient_data_in_a_path_never_reaches_an_error_message(tmp_path: Path) -> None:

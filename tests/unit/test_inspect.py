@@ -106,3 +106,17 @@ def test_a_folder_of_one_nifti_is_read_and_of_several_is_asked_about(tmp_path: P
     with pytest.raises(InputError, match="2 NIfTI files"):
         read(tmp_path)
     assert read(tmp_path, series=2).grid.shape == (4, 6, 5)
+
+
+def test_every_number_that_inspect_gives_can_be_read(tmp_path: Path) -> None:
+    files.save(files.series(VOXELS, AFFINE), tmp_path / "dicom")
+    nifti(tmp_path / "a.nii.gz", VOXELS[:4])
+    nifti(tmp_path / "b.nii.gz", VOXELS[:5])
+    listed = inspect(tmp_path).volumes
+    assert [entry.kind for entry in listed] == ["dicom", "nifti", "nifti"]
+    for entry in listed:
+        assert read(tmp_path, series=entry.number).grid.shape == entry.shape
+    with pytest.raises(InputError, match="series 4"):
+        read(tmp_path, series=4)
+    with pytest.raises(InputError, match="series 2"):
+        read(tmp_path / "a.nii.gz", series=2)

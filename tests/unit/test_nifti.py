@@ -268,3 +268,33 @@ def test_names_that_viewers_misread_are_refused(tmp_path: Path, name: str) -> No
     with pytest.raises(InputError, match="NIfTI"):
         write_nifti(volume(), tmp_path / name, description="d", sidecar={})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "sidecar",
+    ['{"Modality": 3}', '{"Modality": "../x"}', '{"Modality": "M R\\n"}', "[" * 100_000, "\x00", '["MR"]', ""],
+    ids=["number", "path", "newline", "deep", "no JSON", "list", "empty"],
+)
+def test_a_sidecar_that_makes_no_sense_states_nothing(tmp_path: Path, sidecar: str) -> None:
+    path = save(tmp_path / "scan.nii")
+    (tmp_path / "scan.json").write_text(sidecar)
+    found = read(path)
+    assert (found.modality, found.unit) == ("MR", "a.u.")
+    assert any("does not state the modality" in note for note in found.provenance.source.notes)
+
+
+def test_a_unit_that_is_none_is_not_taken_from_the_sidecar(tmp_path: Path) -> None:
+    path = save(tmp_path / "scan.nii")
+    for unit, kept in (("mm/s", "mm/s"), ("<b>", "HU"), ("u" * 300, "HU"), (["HU"], "HU")):
+        (tmp_path / "scan.json").write_text(json.dumps({"Modality": "CT", "Unit": unit}))
+        assert read(path).unit == kept
+
+
+@pytest.mark.parametrize(("scale", "readable"), [(1e12, True), (1e-14, True), (1e13, False), (1e-19, False)])
+def test_values_whose_squares_leave_single_precision_are_refused(tmp_path: Path, scale: float, readable: bool) -> None:
+    path = save(tmp_path / "scan.nii", (VOXELS * scale).astype(np.float32))
+    if readable:
+        assert np.allclose(read(path).voxels[0], VOXELS * scale, rtol=1e-6)  # float32
+    else:
+        with pytest.raises(InputError, match="rescale the scan"):
+            read(path)

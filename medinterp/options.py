@@ -1,0 +1,82 @@
+"""What a user can choose about a run; the command line's options and the keywords of ``medinterp.run`` are these."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from medinterp.errors import ConfigError
+
+SAMPLERS = ("mean", "ode", "sde")
+Form = Literal["qform", "sform"]  # as in io.nifti_header, which is slow to import
+_SEEDS = 1 << 63
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a user can choose.
+
+    Args:
+        bundle: name or folder.
+        targets: "sphere:X,Y,Z,R", "voxel:X,Y,Z" (RAS mm), a mask file, or "auto" (where the model took most away).
+        methods: attribution methods, each applied to every target.
+        measure: "mean" or "contrast".
+        halo: voxels of context in an explanation instead of all that matter.
+        sampler: "mean", "ode" or "sde"; by default the bundle's own, which for ours is "mean".
+        steps: steps of the reverse diffusion; by default 1 for "mean", 10 for the others.
+        series: which series of a DICOM folder, from 1.
+        frame: which time point of a 4D scan, from 0.
+        use_form: "qform" or "sform" where a NIfTI file's disagree.
+        force: also read DICOM files that lack the preamble.
+        resample: allow inputs on different grids to be fused on the first one's.
+        seed: of every random number.
+        device: torch device.
+        max_memory_gb: memory the computation may take; the default is three quarters of what is free.
+        overwrite: replace an existing study folder.
+        dry_run: only plan (the command line's; ``run`` ignores it).
+        whole: denoise the whole volume; without it only the targets are explained, each on the crop that matters.
+
+    Raises:
+        ConfigError: a value is out of range, or none of the known words.
+    """
+
+    bundle: str = "mri_denoise"
+    targets: tuple[str, ...] = ("auto",)
+    methods: tuple[str, ...] = ("input_x_gradient",)
+    measure: str = "mean"
+    halo: int | None = None
+    sampler: str | None = None
+    steps: int | None = None
+    series: int | None = None
+    frame: int | None = None
+    use_form: Form | None = None
+    force: bool = False
+    resample: bool = False
+    seed: int = 0
+    device: str = "cpu"
+    max_memory_gb: float | None = None
+    overwrite: bool = False
+    dry_run: bool = False
+    whole: bool = True
+
+    def __post_init__(self) -> None:
+        _require_word("sampler", self.sampler, SAMPLERS)
+        _require_number("steps", self.steps, least=1)
+        _require_number("halo", self.halo, least=0)
+        _require_number("series", self.series, least=1)
+        _require_number("frame", self.frame, least=0)
+        _require_number("seed", self.seed, least=0)
+        if self.seed >= _SEEDS:
+            raise ConfigError(f"seed {self.seed}: expected a number below 2^63")
+        memory = self.max_memory_gb
+        if memory is not None and not (math.isfinite(memory) and memory > 0):
+            raise ConfigError(f"max-memory {memory}: expected a positive number of GB")
+
+
+def _require_word(what: str, word: str | None, known: tuple[str, ...]) -> None:
+    if word is not None and word not in known:
+        raise ConfigError(f"no {what} '{word}': choose {', '.join(known[:-1])} or {known[-1]}")
+
+
+def _require_number(what: str, number: int | None, *, least: int) -> None:
+    if number is not None and number < least:
+        raise ConfigError(f"{what} {number}: expected {least} or more")

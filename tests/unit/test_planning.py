@@ -1,0 +1,111 @@
+"""Memory, devices and plans: what a run may take is refused or said before it begins."""
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from medinterp import planning
+from medinterp.denoisers.tiled import BYTES_PER_VOXEL
+from medinterp.errors import ConfigError, DeviceError, InputError, OutputError
+from medinterp.export.record import write_dataset_description, write_run_json
+from medinterp.options import RunOptions
+from medinterp.planning import plan
+from medinterp.preparation import check_output, name_inputs
+from medinterp.resources import check_device, memory_errors, voxel_budget
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    path = tmp_path / "scan.nii.gz"
+    values = np.random.default_rng(0).normal(100, 5, (200, 16, 16)).astype(np.float32)
+    image = nibabel.Nifti1Image(values, np.eye(4))
+    image.set_sform(np.eye(4), 1)
+    image.to_filename(path)
+    return path
+
+
+def test_a_plan_counts_the_halo_of_every_tile_twice(scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "_seconds_per_voxel", lambda *_: 1.0)
+    monkeypatch.setattr(planning, "voxel_budget", lambda _: 200 * 16 * 16 - 1)
+    found = plan(scan, RunOptions())
+    assert found.tiles["scan"] is not None
+    cut, radius = found.tiles["scan"][0], 80  # the shipped network's
+    extents = [min(k + cut + radius, 200) - max(0, (k - radius) // 8 * 8) for k in range(0, 200, cut)]
+    assert found.seconds == sum(extents) * 16 * 16
+    assert found.seconds > 200 * 16 * 16
+    assert found.peak_gb >= max(extents) * 16 * 16 * BYTES_PER_VOXEL / 1e9
+    assert "in tiles of" in found.describe()
+
+
+def test_a_plan_of_explaining_alone_promises_no_denoising(scan: Path) -> None:
+    found = plan(scan, RunOptions(targets=("voxel:3,4,5",), whole=False))
+    assert found.seconds == 0
+    assert "only the targets are explained" in found.describe()
+
+
+@pytest.mark.parametrize("changes", [{"targets": ("sphere:1",)}, {"methods": ("crystal",)}, {"measure": "crystal"}])
+def test_a_plan_is_refused_where_the_run_would_be(scan: Path, changes: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        plan(scan, RunOptions(**changes))  # type: ignore[arg-type]
+
+
+def test_no_input_at_all_is_refused() -> None:
+    with pytest.raises(InputError, match="no input"):
+        name_inputs({})
+
+
+@pytest.mark.parametrize("limit", [0.001, 1e9])
+def test_a_memory_limit_that_cannot_be_is_refused(limit: float) -> None:
+    with pytest.raises(DeviceError, match="--max-memory"):
+        voxel_budget(limit)
+
+
+@pytest.mark.parametrize("name", ["", "quantum", "meta", "cpu:5", "cuda:77"])
+def test_an_absent_device_is_refused(name: str) -> None:
+    with pytest.raises(DeviceError):
+        check_device(name)
+
+
+@pytest.mark.parametrize("raised", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
+def test_running_out_of_memory_is_one_clear_error(raised: Exception) -> None:
+    with pytest.raises(DeviceError, match="out of memory"), memory_errors():
+        raise raised
+
+
+def test_other_errors_of_a_computation_pass_unchanged() -> None:
+    with pytest.raises(RuntimeError, match="shapes differ"), memory_errors():
+        raise RuntimeError("shapes differ")
+
+
+def test_an_output_inside_an_input_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="lies inside"):
+        check_output(tmp_path / "in" / "out", {"scan": tmp_path / "in"}, RunOptions())
+
+
+@pytest.mark.parametrize("what", ["input", "mask"])
+def test_overwriting_never_deletes_what_the_run_reads(tmp_path: Path, what: str) -> None:
+    study = tmp_path / "out"
+    study.mkdir()
+    write_dataset_description(study, version="0.1.0")
+    write_run_json(study, {})
+    held = study / "held.nii"
+    held.touch()
+    inputs = {"scan": held if what == "input" else tmp_path / "elsewhere.nii"}
+    options = RunOptions(overwrite=True, targets=(str(held),) if what == "mask" else ())
+    with pytest.raises(OutputError, match="holds an input"):
+        check_output(study, inputs, options)
+    assert held.exists()
+
+
+@pytest.mark.parametrize("output", ["loop/x", "~no-such-user/x", "y" * 300, "file/x", "file"])
+def test_an_output_that_cannot_be_made_is_refused_before_work(
+    tmp_path: Path, output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    Path("file").touch()
+    with pytest.raises(OutputError) as caught:
+        check_output(output, {"scan": Path("elsewhere")}, RunOptions())
+    assert "\n" not in str(caught.value)

@@ -1,7 +1,7 @@
 """One measurement to explain: the region, the method, and the checks that make its certificate."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -61,6 +61,34 @@ class Explanation:
 
 
 @dataclass(frozen=True)
+class OneInput:
+    """The very path that made one denoised image, as a function of inputs and noise levels.
+
+    Args:
+        name: of the input.
+        denoiser: the prior, or what stands in for it in a check.
+        sample: the path: denoiser, image and noise level to image.
+        single: whether the path evaluates the denoiser once.
+    """
+
+    name: str
+    denoiser: Denoiser
+    sample: Callable[[Denoiser, Tensor, Tensor], Tensor]
+    single: bool
+
+    def __call__(self, inputs: Mapping[str, Tensor], sigmas: Mapping[str, Tensor]) -> Tensor:
+        """Return the image."""
+        return self.sample(self.denoiser, inputs[self.name], sigmas[self.name])
+
+    def within(self, box: Box) -> "OneInput":
+        """Return the path for those who look at a box of the image only; what else it would compute is left out."""
+        within = getattr(self.denoiser, "within", None)
+        if within is None or not self.single:  # an evaluation in between is needed farther than the box
+            return self
+        return replace(self, denoiser=within((box.start, box.stop)))
+
+
+@dataclass(frozen=True)
 class Case:
     """One measurement on one denoised input: how it is explained, and how that is checked."""
 
@@ -73,10 +101,11 @@ class Case:
     radius: int | None
     sample: Callable[[Denoiser, Tensor, Tensor], Tensor]
     seed: int
+    single: bool = False
 
-    def forward(self, denoiser: Denoiser) -> Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]:
+    def forward(self, denoiser: Denoiser) -> OneInput:
         """Return the very forward that made the image, with the given denoiser."""
-        return lambda inputs, sigmas: self.sample(denoiser, inputs[self.name], sigmas[self.name])
+        return OneInput(self.name, denoiser, self.sample, self.single)
 
     def explain(
         self,

@@ -134,7 +134,9 @@ class _CroppedRun:
     def explain(self, box: Box) -> Attribution:
         inputs = {name: _cut(image, box, self.whole) for name, image in self.inputs.items()}
         sigmas = {name: _cut(sigma, box, self.whole) for name, sigma in self.sigmas.items()}
-        return self.attributor(self.forward, inputs, sigmas, self.target.crop(box))
+        crop = getattr(self.attributor, "crop", None)  # of a method whose regions have a place on the whole grid
+        attributor = self.attributor if crop is None else crop(box)
+        return attributor(self.forward, inputs, sigmas, self.target.crop(box))
 
 
 def _cut(tensor: Tensor, box: Box, whole: Box) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from medinterp.attribution.measurement import Measurement
+from medinterp.attribution.measurement import Measurement, seen_by
 from medinterp.attribution.result import Attribution, Forward, sum_of
 from medinterp.attribution.targets import Target
 from medinterp.errors import ConfigError
@@ -49,7 +49,7 @@ class EquivalentFilter:
         Source:
             Mohan et al., "Robust and interpretable blind image denoising via bias-free CNNs", ICLR 2020, section 5.
         """
-        measurement = Measurement(forward, target, inputs, sigmas)
+        measurement = Measurement(seen_by(target, forward), target, inputs, sigmas)
         leaves = measurement.leaves()
         with torch.enable_grad():
             weights = torch.autograd.grad(measurement(*leaves).sum(), leaves)

@@ -9,7 +9,7 @@ from captum import attr
 from torch import Tensor
 
 from medinterp.attribution.baselines import Baseline, Blurred
-from medinterp.attribution.measurement import Measurement
+from medinterp.attribution.measurement import Measurement, seen_by
 from medinterp.attribution.result import Attribution, Forward, completeness_residual, sum_of
 from medinterp.attribution.targets import Target
 from medinterp.errors import ConfigError
@@ -34,7 +34,7 @@ class Saliency:
         Source:
             Simonyan et al., "Deep inside convolutional networks", ICLR workshop 2014.
         """
-        measurement = Measurement(forward, target, inputs, sigmas)
+        measurement = Measurement(seen_by(target, forward), target, inputs, sigmas)
         gradients = attr.Saliency(measurement).attribute(measurement.leaves(), abs=False)
         return measurement.attribution(gradients, "gradient", self.name, value=measurement.last_value)
 
@@ -60,7 +60,7 @@ class InputXGradient:
         Source:
             Shrikumar et al., "Not just a black box", 2016, section 3.
         """
-        measurement = Measurement(forward, target, inputs, sigmas)
+        measurement = Measurement(seen_by(target, forward), target, inputs, sigmas)
         products = attr.InputXGradient(measurement).attribute(measurement.leaves())
         return measurement.attribution(products, "contribution", self.name, value=measurement.last_value)
 
@@ -115,7 +115,7 @@ class IntegratedGradients:
         Raises:
             MethodNotValid: there is no gradient, or every contribution is zero.
         """
-        measurement = Measurement(forward, target, inputs, sigmas)
+        measurement = Measurement(seen_by(target, forward), target, inputs, sigmas)
         value = measurement.value_at(measurement.tensors)
         start_images, start_sigmas = self.baseline(forward, inputs, sigmas)
         start = tuple(start_images[name].detach() for name in measurement.names)

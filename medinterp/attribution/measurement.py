@@ -10,6 +10,17 @@ from medinterp.attribution.targets import Target
 from medinterp.errors import InputError, MethodNotValid
 
 
+def seen_by(target: Target, forward: Forward) -> Forward:
+    """Return a forward whose image is right where a target reads it, for less work if the forward offers that.
+
+    For methods that look at the model from outside, by gradients or perturbations: the features inside the network
+    then cover only what matters. A forward offers it by a method ``within(box)``.
+    """
+    within = getattr(forward, "within", None)
+    narrowed: Forward = forward if within is None else within(target.support())
+    return narrowed
+
+
 class Measurement:
     """``target(forward(inputs, sigmas))`` as a function of all images, then all noise levels.
 

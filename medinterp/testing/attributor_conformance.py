@@ -8,19 +8,31 @@ from torch import Tensor
 from medinterp.attribution.result import Attribution, Attributor, completeness_residual, sum_of
 from medinterp.attribution.targets import RegionMean
 from medinterp.errors import InputError, MethodNotValid
-from medinterp.testing.attribution_oracles import SCAN, DenoiserForward, PeronaMalikStep
+from medinterp.testing.attribution_oracles import SCAN, DenoiserForward, PeronaMalikStep, ReluNetwork
 
 SHAPE = (6, 7, 5)
 UNUSED = "unused"
 
 
 class _ScanOnly:
-    """A forward that has two inputs and uses one."""
+    """A forward that has two inputs and uses one.
 
-    explained = "one diffusion step of the first input"
+    A method with rules for layers or blocks gets a small network in the place of a diffusion step, which has none.
+    """
+
+    explained = "one denoising step of the first input"
+
+    def __init__(self, attributor: Attributor) -> None:
+        rule = getattr(getattr(attributor, "capabilities", None), "rule", "gradient")
+        self._inside = rule not in ("gradient", "perturbation")
 
     def __call__(self, inputs: Mapping[str, Tensor], sigmas: Mapping[str, Tensor]) -> Tensor:
-        return PeronaMalikStep()(inputs[SCAN], sigmas[SCAN])
+        if not self._inside:
+            return PeronaMalikStep()(inputs[SCAN], sigmas[SCAN])
+        with torch.random.fork_rng(devices=[]):  # a layer's own initialisation draws from the global generator
+            network = ReluNetwork(torch.Generator().manual_seed(0)).to(inputs[SCAN].dtype)
+        image: Tensor = network(inputs[SCAN], sigmas[SCAN])
+        return image
 
 
 def _case(dtype: torch.dtype = torch.float64) -> tuple[dict[str, Tensor], dict[str, Tensor], RegionMean]:
@@ -37,7 +49,7 @@ def _case(dtype: torch.dtype = torch.float64) -> tuple[dict[str, Tensor], dict[s
 
 def _explain(attributor: Attributor, dtype: torch.dtype = torch.float64) -> Attribution:
     inputs, sigmas, target = _case(dtype)
-    return attributor(_ScanOnly(), inputs, sigmas, target)
+    return attributor(_ScanOnly(attributor), inputs, sigmas, target)
 
 
 def check_maps_follow_the_inputs(attributor: Attributor) -> None:
@@ -62,7 +74,7 @@ def check_says_what_it_explains(attributor: Attributor) -> None:
     assert found.explained == _ScanOnly.explained, f"explained {found.explained!r}"
     assert found.kind in ("contribution", "gradient"), f"kind {found.kind!r}"
     assert found.evaluations > 0, "no evaluation of the forward was counted"
-    value = float(target(_ScanOnly()(inputs, sigmas)))
+    value = float(target(_ScanOnly(attributor)(inputs, sigmas)).detach())
     assert abs(found.value - value) <= 1e-12 * abs(value), f"value {found.value}, measured {value}"
 
 
@@ -90,7 +102,7 @@ def check_leaves_its_arguments_alone(attributor: Attributor) -> None:
     inputs, sigmas, target = _case()
     before = {name: image.clone() for name, image in inputs.items()}
     state = torch.random.get_rng_state()
-    attributor(_ScanOnly(), inputs, sigmas, target)
+    attributor(_ScanOnly(attributor), inputs, sigmas, target)
     assert torch.equal(state, torch.random.get_rng_state()), "the global random state was changed"
     for name, image in inputs.items():
         assert torch.equal(image, before[name]), f"input {name} was changed"
@@ -110,16 +122,22 @@ def check_repeats_to_the_bit(attributor: Attributor) -> None:
 
 
 def check_refuses_a_dead_model(attributor: Attributor) -> None:
-    """A model that ignores its input, or has no gradient, is refused and not shown as a map of zeros."""
+    """A model that ignores its input, or has no gradient, is refused and not shown as a map of zeros.
+
+    A method that declares to look at the model from outside needs no gradient: it must explain the second one.
+    """
     inputs, sigmas, target = _case()
     dead = DenoiserForward(lambda x, sigma: x * 0 + 1)
     cut = DenoiserForward(lambda x, sigma: x.detach())
-    for forward in (dead, cut):
+    outside = getattr(getattr(attributor, "capabilities", None), "rule", None) == "perturbation"
+    for forward in (dead,) if outside else (dead, cut):
         try:
             attributor(forward, inputs, sigmas, target)
         except MethodNotValid:
             continue
         raise AssertionError("a model without a gradient was explained instead of refused with MethodNotValid")
+    if outside:
+        assert attributor(cut, inputs, sigmas, target).maps[SCAN].any(), "a model was not explained from outside"
 
 
 def check_refuses_a_batch(attributor: Attributor) -> None:
@@ -127,7 +145,7 @@ def check_refuses_a_batch(attributor: Attributor) -> None:
     inputs, sigmas, target = _case()
     pair = {name: torch.cat([image, image]) for name, image in inputs.items()}
     try:
-        attributor(_ScanOnly(), pair, sigmas, target)
+        attributor(_ScanOnly(attributor), pair, sigmas, target)
     except InputError:
         return
     raise AssertionError("a batch of two scans was accepted; expected InputError")

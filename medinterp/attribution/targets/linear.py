@@ -1,86 +1,14 @@
-"""What is being explained: one number of the output image, measured in a region."""
+"""Targets that are linear in the image: the mean of a region, its contrast to a ring, any weighted sum."""
 
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from medinterp.errors import EmptyRegion, GridMismatch, InputError
-
-
-@dataclass(frozen=True)
-class Box:
-    """A box of voxels: from ``start`` up to but not including ``stop``, along I, J and K."""
-
-    start: tuple[int, int, int]
-    stop: tuple[int, int, int]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Voxels along I, J and K."""
-        i, j, k = (stop - start for start, stop in zip(self.start, self.stop, strict=True))
-        return i, j, k
-
-    @property
-    def voxels(self) -> int:
-        """Number of voxels inside."""
-        i, j, k = self.shape
-        return i * j * k
-
-    @property
-    def slices(self) -> tuple[slice, slice, slice]:
-        """Index of the box in an array (I, J, K)."""
-        i, j, k = (slice(start, stop) for start, stop in zip(self.start, self.stop, strict=True))
-        return i, j, k
-
-    def joined(self, other: "Box") -> "Box":
-        """Return the smallest box that holds both."""
-        low = [min(pair) for pair in zip(self.start, other.start, strict=True)]
-        high = [max(pair) for pair in zip(self.stop, other.stop, strict=True)]
-        return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
-
-    def clipped(self, other: "Box") -> "Box":
-        """Return the part inside the other box."""
-        low = [max(pair) for pair in zip(self.start, other.start, strict=True)]
-        high = [min(pair) for pair in zip(self.stop, other.stop, strict=True)]
-        return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
-
-    def relative_to(self, other: "Box") -> "Box":
-        """Return the box in voxels counted from the start of the other box."""
-        i, j, k = (a - b for a, b in zip(self.start, other.start, strict=True))
-        return Box((i, j, k), (i + self.shape[0], j + self.shape[1], k + self.shape[2]))
-
-    def contains(self, other: "Box") -> bool:
-        """Say whether the other box lies inside this one."""
-        return self.joined(other) == self
-
-
-@runtime_checkable
-class Target(Protocol):
-    """One number of the output image, per sample, in the image's unit times ``unit_factor``.
-
-    A target knows the box of voxels it reads (``support``) and can be moved into a box (``crop``), so that it can be
-    explained on a part of the volume.
-    """
-
-    @property
-    def name(self) -> str:
-        """What to call it in tables; free of patient data."""
-
-    @property
-    def unit_factor(self) -> str:
-        """How the number follows from voxel values, for legends: "mean", "difference of means"."""
-
-    def __call__(self, image: Float[Tensor, "B C I J K"]) -> Float[Tensor, " B"]:
-        """Measure each sample of the image."""
-
-    def support(self) -> Box:
-        """Return the smallest box that holds every voxel the target reads."""
-
-    def crop(self, box: Box) -> "Target":
-        """Return the same target for the part of the image inside the box."""
+from medinterp.attribution.targets.base import require_inside, require_shape
+from medinterp.attribution.targets.box import Box, bounding_box
+from medinterp.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,10 +28,11 @@ class RegionMean:
     name: str
     channel: int = 0
     unit_factor: str = field(default="mean", init=False)
+    linear: bool = field(default=True, init=False)
     _support: Box = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_support", _bounding_box(self.mask, self.name))
+        object.__setattr__(self, "_support", bounding_box(self.mask, self.name))
 
     def __call__(self, image: Float[Tensor, "B C I J K"]) -> Float[Tensor, " B"]:
         """Return the region's mean of each sample.
@@ -111,10 +40,14 @@ class RegionMean:
         Raises:
             GridMismatch: the image has another shape than the mask.
         """
-        _require_shape(image, self.mask, self.name)
+        require_shape(image, self.mask, self.name)
         inside = self.mask[self._support.slices].to(image.device)
         values = image[(slice(None), self.channel, *self._support.slices)]
         return torch.where(inside, values, torch.zeros_like(values)).flatten(1).sum(1) / inside.sum()
+
+    def unit(self, image_unit: str) -> str:
+        """Return the image's own unit."""
+        return image_unit
 
     def support(self) -> Box:
         """Return the region's bounding box."""
@@ -122,7 +55,7 @@ class RegionMean:
 
     def crop(self, box: Box) -> "RegionMean":
         """Return the same region inside a box that holds it whole."""
-        _require_inside(self._support, box, self.name)
+        require_inside(self._support, box, self.name)
         return RegionMean(self.mask[box.slices], self.name, self.channel)
 
 
@@ -146,6 +79,7 @@ class RegionContrast:
     name: str
     channel: int = 0
     unit_factor: str = field(default="difference of means", init=False)
+    linear: bool = field(default=True, init=False)
     _inside: RegionMean = field(init=False, repr=False)
     _around: RegionMean = field(init=False, repr=False)
 
@@ -165,6 +99,10 @@ class RegionContrast:
             GridMismatch: the image has another shape than the masks.
         """
         return self._inside(image) - self._around(image)
+
+    def unit(self, image_unit: str) -> str:
+        """Return the image's own unit."""
+        return image_unit
 
     def support(self) -> Box:
         """Return the bounding box of region and ring together."""
@@ -193,10 +131,11 @@ class WeightedSum:
     name: str
     channel: int = 0
     unit_factor: str = field(default="weighted sum", init=False)
+    linear: bool = field(default=True, init=False)
     _support: Box = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_support", _bounding_box(self.weights != 0, self.name))
+        object.__setattr__(self, "_support", bounding_box(self.weights != 0, self.name))
 
     def __call__(self, image: Float[Tensor, "B C I J K"]) -> Float[Tensor, " B"]:
         """Return the weighted sum of each sample.
@@ -204,10 +143,14 @@ class WeightedSum:
         Raises:
             GridMismatch: the image has another shape than the weights.
         """
-        _require_shape(image, self.weights, self.name)
+        require_shape(image, self.weights, self.name)
         values = image[(slice(None), self.channel, *self._support.slices)]
         weights = self.weights[self._support.slices].to(values)
         return (values * weights).flatten(1).sum(1)
+
+    def unit(self, image_unit: str) -> str:
+        """Return the image's own unit."""
+        return image_unit
 
     def support(self) -> Box:
         """Return the bounding box of the weights that are not zero."""
@@ -215,31 +158,5 @@ class WeightedSum:
 
     def crop(self, box: Box) -> "WeightedSum":
         """Return the same weights inside a box that holds them all."""
-        _require_inside(self._support, box, self.name)
+        require_inside(self._support, box, self.name)
         return WeightedSum(self.weights[box.slices], self.name, self.channel)
-
-
-def _require_shape(image: Tensor, mask: Tensor, name: str) -> None:
-    if image.shape[2:] != mask.shape:
-        raise GridMismatch(
-            f"the target '{name}' is on {tuple(mask.shape)} voxels, the image on {tuple(image.shape[2:])}; draw the "
-            "region on the grid of the output image"
-        )
-
-
-def _require_inside(support: Box, box: Box, name: str) -> None:
-    if not box.contains(support):
-        raise InputError(f"the target '{name}' spans {support}, which does not fit in the crop {box}")
-
-
-def _bounding_box(mask: Tensor, name: str) -> Box:
-    """Return the smallest box that holds every True voxel."""
-    low, high = [], []
-    for axis in range(3):
-        others = [other for other in range(3) if other != axis]
-        used = mask.any(dim=others[1]).any(dim=others[0]).nonzero()
-        if not len(used):
-            raise EmptyRegion(f"the target '{name}' holds no voxel of the scan; check its position in RAS mm")
-        low.append(int(used[0]))
-        high.append(int(used[-1]) + 1)
-    return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))

@@ -1,0 +1,165 @@
+"""Measures, baselines, divisions and methods by name, as users write them: "contrast:gap_mm=2,width_mm=5"."""
+
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medinterp import io, registry
+from medinterp.attribution import baselines, inpainting, supervoxels
+from medinterp.attribution.baselines import Baseline
+from medinterp.attribution.measures import READ, Measure
+from medinterp.attribution.result import Attributor
+from medinterp.attribution.supervoxels import Supervoxels
+from medinterp.errors import ConfigError, PluginError
+from medinterp.volume import Region, Volume
+
+BASELINES: Mapping[str, Callable[..., Baseline]] = {
+    "noise_resampled": baselines.NoiseResampled,
+    "inpainted": inpainting.Inpainted,
+    "blurred": baselines.Blurred,
+    "local_mean": baselines.LocalMean,
+    "zero": baselines.Zero,
+    "ray": baselines.Ray,
+}
+"""Every baseline that text can ask for; a modality null is given its values in Python or a configuration."""
+DIVISIONS: Mapping[str, Callable[..., Supervoxels]] = {
+    "slic": supervoxels.slic_supervoxels,
+    "blocks": supervoxels.block_supervoxels,
+    "shells": supervoxels.shell_supervoxels,
+}
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_FIXED = ("name", "steps", "reach")
+
+
+def parse_measure(text: str) -> Measure:
+    """Turn "name" or "name:option=value,option=value" into a measure of the registry's group ``targets``.
+
+    Options are the fields of the measure. A function or a network is written ``package.module:attribute`` and imported:
+    for what a user types, not for text that came with a bundle. A reference denoiser is written by its name.
+
+    Raises:
+        PluginError: there is no measure, denoiser or function of that name.
+        ConfigError: an option is unknown, given twice, missing, or not of its type.
+    """
+    name, _, rest = text.partition(":")
+    measure = _call(registry.load("targets", name), rest, f"measure '{text}'", {})
+    if not isinstance(measure, Measure):
+        raise PluginError(f"the target '{name}' of the registry is no Measure but a {type(measure).__name__}")
+    return measure
+
+
+def parse_baseline(text: str, *, generator: torch.Generator, supervoxels: Supervoxels | None = None) -> Baseline:
+    """Turn "name" or "name:option=value" into a baseline: one of ``BASELINES``.
+
+    Args:
+        text: what the user wrote.
+        generator: for baselines that draw noise.
+        supervoxels: for "inpainted", which fills one after another.
+
+    Raises:
+        ConfigError: there is no such baseline, it needs supervoxels, or an option is wrong.
+    """
+    name, _, rest = text.partition(":")
+    if name not in BASELINES:
+        raise ConfigError(f"no baseline '{name}': choose {', '.join(BASELINES)}")
+    given: dict[str, Any] = {"generator": generator}
+    if supervoxels is not None:
+        given["supervoxels"] = supervoxels
+    baseline: Baseline = _call(BASELINES[name], rest, f"baseline '{text}'", given)
+    return baseline
+
+
+def parse_supervoxels(text: str, scan: Volume, region: Region) -> Supervoxels:
+    """Turn "slic:size_mm=10", "blocks:edge_mm=10", "shells" or the path of an atlas into a division of the scan.
+
+    Args:
+        text: what the user wrote.
+        scan: what is divided; an atlas must be on its grid.
+        region: what shells lie around.
+
+    Raises:
+        ConfigError: the text is none of these, or an option is wrong.
+        GridMismatch: the atlas is on another grid.
+    """
+    name, _, rest = text.partition(":")
+    if name in DIVISIONS:
+        given = {"scan": scan, "grid": scan.grid, "region": region}
+        division: Supervoxels = _call(DIVISIONS[name], rest, f"supervoxels '{text}'", given)
+        return division
+    if not Path(text).exists():
+        raise ConfigError(f"the supervoxels are neither {', '.join(DIVISIONS)} nor an existing file with an atlas")
+    return supervoxels.atlas_supervoxels(io.read(Path(text)), scan)
+
+
+def build_attributor(name: str, **available: Any) -> Attributor:
+    """Return a registered method, given those of the available settings that it takes.
+
+    Args:
+        name: in the registry.
+        available: for every method that may be asked for: ``spacing_mm``, ``grid``, ``supervoxels``, ``baseline``,
+            ``generator``. What a method does not take is left out.
+
+    Raises:
+        PluginError: there is no such method.
+        ConfigError: it needs a setting that is not available.
+    """
+    method: Attributor = _call(registry.load("attributors", name), "", f"method '{name}'", available)
+    return method
+
+
+def _call(make: Callable[..., Any], text: str, what: str, available: Mapping[str, Any]) -> Any:
+    """Call with the options written in the text and those available settings that it takes."""
+    known = {key: option for key, option in inspect.signature(make).parameters.items() if key not in _FIXED}
+    chosen = {key: value for key, value in available.items() if key in known}
+    writable = [key for key in known if key not in available]
+    given: dict[str, Any] = {}
+    for part in text.split(",") if text else []:
+        key, equals, value = part.partition("=")
+        if not equals or key not in writable or key in given:
+            raise ConfigError(
+                f"{what}: '{part}' is not an option written once as name=value; the options are "
+                f"{', '.join(writable) or 'none'}"
+            )
+        given[key] = _read(make, known[key], value, what)
+    missing = [key for key, option in known.items() if option.default is option.empty and key not in given | chosen]
+    if missing:
+        raise ConfigError(f"{what} needs {', '.join(missing)}, which was not given")
+    return make(**chosen, **given)
+
+
+def _read(make: Callable[..., Any], option: inspect.Parameter, value: str, what: str) -> Any:
+    """Return an option's value from its text."""
+    field = getattr(make, "__dataclass_fields__", {}).get(option.name)
+    how = field.metadata.get(READ) if field is not None else None
+    if how == "denoiser":
+        return registry.load("denoisers", value)()
+    if how == "import":
+        return _import(value)
+    kind = _plain(option.annotation)
+    if kind not in (bool, int, float, str):
+        raise ConfigError(f"{what}: the option {option.name} cannot be written as text; give it in Python")
+    try:
+        return _BOOLEANS[value.lower()] if kind is bool else kind(value)
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"{what}: '{value}' is not a {kind.__name__} for the option {option.name}") from error
+
+
+def _plain(kind: Any) -> Any:
+    """Return float of ``float | None``."""
+    if isinstance(kind, types.UnionType):
+        return next(part for part in typing.get_args(kind) if part is not type(None))
+    return kind
+
+
+def _import(value: str) -> Any:
+    module, _, attribute = value.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise PluginError(f"'{value}' cannot be imported: {error}; write it as package.module:attribute") from error

@@ -1,0 +1,72 @@
+"""What each attribution method needs and costs, said before it runs."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from medinterp.attribution.result import Attributor
+
+Rule: TypeAlias = Literal["gradient", "activation rule", "layer rule", "block", "perturbation"]
+"""How a method looks into the model: by plain gradients, by gradients with another rule at activations or at layers, by
+the features of one block, or from outside."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one map costs, in evaluations and in the memory of one saliency map.
+
+    Args:
+        forward: evaluations of the forward.
+        backward: gradients through it.
+        memory: peak memory over that of one saliency of the same measurement; without a gradient, well below 1.
+    """
+
+    forward: int
+    backward: int
+    memory: float = 1.0
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a method can do, and what it takes.
+
+    Args:
+        rule: how it looks into the model.
+        complete: its maps and noise shares sum to the measurement's change from the baseline, by construction.
+        random: it draws random numbers.
+        cost: at its settings.
+    """
+
+    rule: Rule
+    complete: bool
+    random: bool
+    cost: Cost
+
+
+def _constant(rule: Rule, cost: Cost, *, complete: bool = False) -> Callable[[Attributor], Capabilities]:
+    return lambda attributor: Capabilities(rule, complete, random=False, cost=cost)
+
+
+def _integrated(attributor: Attributor) -> Capabilities:
+    """Return what integrated gradients cost at most: every number of path points tried, and both ends measured."""
+    steps = getattr(attributor, "steps", None) or attributor.baseline.steps  # type: ignore[attr-defined]
+    batch = getattr(attributor, "batch", 1)
+    points = sum(steps)
+    return Capabilities("gradient", complete=True, random=False, cost=Cost(points + 2, points, float(batch)))
+
+
+_KNOWN: Mapping[str, Callable[[Attributor], Capabilities]] = {
+    "saliency": _constant("gradient", Cost(1, 1)),
+    "input_x_gradient": _constant("gradient", Cost(1, 1)),
+    "equivalent_filter": _constant("gradient", Cost(1, 1)),
+    "integrated_gradients": _integrated,
+}
+
+
+def capabilities(attributor: Attributor) -> Capabilities | None:
+    """Return what an attributor declares in an attribute ``capabilities``; None where one says nothing."""
+    declared = getattr(attributor, "capabilities", None)
+    if isinstance(declared, Capabilities):
+        return declared
+    known = _KNOWN.get(attributor.name)
+    return known(attributor) if known is not None else None

@@ -1,15 +1,19 @@
-"""Training pairs: patches of real scans and synthetic phantoms, with random contrasts and simulated noise."""
+"""Training pairs: views of real scans and synthetic anatomy, with planted structures and simulated noise."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
-from medinterp.noise.models import add_gaussian, add_rician
+from medinterp.errors import ConfigError
+from medinterp.training.anatomy import PhantomBank
+from medinterp.training.corruption import Corruption
+from medinterp.training.draws import chance, uniform, whole
+from medinterp.training.structures import plant_lesions, plant_vessels
+from medinterp.training.views import Views, random_contrast
 
 
 @dataclass(frozen=True)
@@ -29,108 +33,83 @@ class Batch:
     noisy: Tensor
     sigma: Tensor
 
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on a device."""
+        return Batch(*(part.to(device, non_blocking=True) for part in (self.clean, self.noisy, self.sigma)))
 
-def uniform(low: float, high: float, generator: torch.Generator) -> float:
-    """Draw one number uniformly from [low, high)."""
-    return low + (high - low) * float(torch.rand((), generator=generator))
-
-
-def smooth_field(shape: Sequence[int], cells: int, generator: torch.Generator) -> Float[Tensor, "I J K"]:
-    """Draw a smooth random field of unit variance with about ``cells`` independent cells along each axis."""
-    coarse = torch.randn(1, 1, *(min(cells + 2, size) for size in shape), generator=generator)
-    field = functional.interpolate(coarse, size=tuple(shape), mode="trilinear", align_corners=True)[0, 0]
-    return (field - field.mean()) / field.std().clamp_min(1e-6)
+    def pin_memory(self) -> "Batch":
+        """Return the batch in memory from which copies to a GPU need not be waited for; called by torch's loader."""
+        return Batch(*(part.pin_memory() for part in (self.clean, self.noisy, self.sigma)))
 
 
-def phantom(size: int, generator: torch.Generator) -> Float[Tensor, "I J K"]:
-    """Draw a synthetic anatomy: nested random labels with random contrasts, texture, bias field and partial volume.
+@runtime_checkable
+class BatchSource(Protocol):
+    """Where training batches come from: MRI here, CT beside it, anything of yours."""
 
-    Labels are level sets of smooth random fields at several scales, thin sheets (folds) and small blobs (vessels,
-    lesions), drawn on a grid twice as fine and averaged down, so that borders carry partial volume.
-    """
-    fine = (2 * size,) * 3
-    image = torch.full(fine, uniform(0.2, 0.9, generator))
-    for _ in range(int(uniform(3, 7, generator))):
-        field = smooth_field(fine, int(uniform(2, 24, generator)), generator)
-        kind, level = uniform(0, 1, generator), uniform(-0.8, 1.5, generator)
-        width = uniform(0.05, 0.4, generator)
-        region = (field - level).abs() < width if kind < 0.45 else field > level  # sheets, else bulk
-        value = uniform(0.05, 1.0, generator)
-        if uniform(0, 1, generator) < 0.3:
-            texture = smooth_field(fine, int(uniform(8, 48, generator)), generator)
-            image = torch.where(region, value * (1 + uniform(0.02, 0.15, generator) * texture), image)
-        else:
-            image = torch.where(region, torch.full_like(image, value), image)
-    if uniform(0, 1, generator) < 0.5:  # air around the body
-        image = torch.where(smooth_field(fine, 2, generator) > uniform(0.3, 1.2, generator), 0.0, image)
-    image = functional.avg_pool3d(image[None, None], 2)[0, 0]
-    bias = torch.exp(uniform(0.0, 0.25, generator) * smooth_field(image.shape, 2, generator))
-    return (image * bias).clamp(0, 1.5)
-
-
-def random_contrast(patch: Tensor, generator: torch.Generator) -> Tensor:
-    """Pass intensities through a random piecewise-linear curve, zero staying zero: another contrast, same anatomy."""
-    draw = uniform(0, 1, generator)
-    if draw < 0.6:
-        return patch
-    if draw < 0.8:
-        return patch.clamp_min(0) ** uniform(0.6, 1.6, generator)
-    knots = torch.cat([torch.zeros(1), 0.1 + 0.9 * torch.rand(5, generator=generator)])
-    position = patch.clamp(0, 1.25) / 1.25 * 5
-    left = position.floor().clamp(max=4).long()
-    return knots[left] + (position - left) * (knots[left + 1] - knots[left])
-
-
-def random_pose(patch: Tensor, generator: torch.Generator) -> Tensor:
-    """Flip and permute the axes of (I, J, K) at random: the 48 poses of a cube."""
-    order = torch.randperm(3, generator=generator).tolist()
-    flips = [axis for axis in range(3) if uniform(0, 1, generator) < 0.5]
-    return patch.permute(order).flip(flips)
-
-
-def _cut(scan: TrainingScan, size: int, generator: torch.Generator) -> Tensor:
-    for _ in range(8):  # prefer patches that hold tissue; air is cheap to learn
-        start = [int(uniform(0, extent - size + 1, generator)) for extent in scan.voxels.shape]
-        i, j, k = start
-        patch = scan.voxels[i : i + size, j : j + size, k : k + size]
-        if (patch > 0.1).float().mean() > 0.25:
-            break
-    return patch
+    def draw(self, batch: int, size: int, generator: torch.Generator, *, step: int = 0) -> Batch:
+        """Return ``batch`` samples of ``size`` cubed, the same for the same generator state and step."""
+        ...
 
 
 @dataclass(frozen=True)
 class PatchSource:
-    """Draw training batches from scans and phantoms.
+    """Draw MRI training batches from scans and phantoms.
 
     Args:
-        scans: real scans and phantoms to cut from.
-        sigma_range: noise levels in units of the scan's bright tissue (about 1), drawn log-uniformly.
-        rician: share of samples with Rician instead of Gaussian noise.
-        own_noise_ratio: a scan is used only at sigmas this many times above its own noise.
+        scans: real scans to cut from.
+        phantoms: synthetic anatomy, or none.
+        phantom_share: share of samples cut from phantoms; all of them where no scan is clean or large enough.
+        own_noise_ratio: a scan is used only at noise levels this many times its own noise.
+        lesions: share of samples with one to four lesions planted.
+        vessels: share of samples with one or two vessels planted.
+        views: how volumes are cut and shown.
+        corruption: how noise is drawn.
     """
 
     scans: Sequence[TrainingScan]
-    sigma_range: tuple[float, float] = (0.012, 0.3)
-    rician: float = 0.6
+    phantoms: PhantomBank | None = None
+    phantom_share: float = 0.15
     own_noise_ratio: float = 2.5
+    lesions: float = 0.3
+    vessels: float = 0.05
+    views: Views = field(default_factory=Views)
+    corruption: Corruption = field(default_factory=Corruption)
 
-    def draw(self, batch: int, size: int, generator: torch.Generator) -> Batch:
-        """Return ``batch`` samples of ``size`` cubed."""
-        samples = [self._sample(size, generator) for _ in range(batch)]
+    def draw(self, batch: int, size: int, generator: torch.Generator, *, step: int = 0) -> Batch:
+        """Return ``batch`` samples of ``size`` cubed.
+
+        Raises:
+            ConfigError: no scan is clean and large enough, and there are no phantoms.
+        """
+        samples = [self._sample(size, generator, step) for _ in range(batch)]
         return Batch(*(torch.stack(parts)[:, None] for parts in zip(*samples, strict=True)))
 
-    def _sample(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        low, high = (math.log(bound) for bound in self.sigma_range)
-        level = math.exp(uniform(low, high, generator))
-        fit = [s for s in self.scans if s.own_sigma * self.own_noise_ratio <= level]
-        pick = torch.multinomial(torch.tensor([s.weight for s in fit]), 1, generator=generator).item()
-        clean = random_contrast(random_pose(_cut(fit[int(pick)], size, generator), generator), generator)
+    def _sample(self, size: int, generator: torch.Generator, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        level = self.corruption.level(generator)
+        volume, own = self._volume(size, level, generator, step)
+        steep = level >= 4 * self.own_noise_ratio * own  # a steep curve would make the scan's own noise count
+        clean = random_contrast(self.views.draw(volume, size, generator), generator, steep=steep)
+        if chance(self.lesions, generator):
+            clean = plant_lesions(clean, level, whole(1, 4, generator), generator)
+        if chance(self.vessels, generator):
+            clean = plant_vessels(clean, whole(1, 2, generator), generator)
         brightness = uniform(0.5, 1.2, generator)
-        clean = (clean * brightness)[None, None]
-        sigma = torch.full_like(clean, level * brightness)
-        if uniform(0, 1, generator) < 0.3:
-            sigma = sigma * torch.exp(0.35 * smooth_field(clean.shape[2:], 2, generator))[None, None]
-        add = add_rician if uniform(0, 1, generator) < self.rician else add_gaussian
-        noisy = add(clean, sigma, generator=generator)
-        told = sigma * math.exp(0.04 * float(torch.randn((), generator=generator)))  # estimates are never exact
-        return clean[0, 0], noisy[0, 0], told[0, 0]
+        clean = clean * brightness
+        sigma = self.corruption.sigma_map(level * brightness, clean.shape, generator)
+        noisy = self.corruption.apply(clean, sigma, generator)
+        return clean, noisy, self.corruption.told(sigma, generator)
+
+    def _volume(self, size: int, level: float, generator: torch.Generator, step: int) -> tuple[Tensor, float]:
+        """Pick a volume for this noise level and say how much noise it has of its own."""
+        fit = [s for s in self.scans if s.own_sigma * self.own_noise_ratio <= level and min(s.voxels.shape) >= size]
+        synthetic = chance(self.phantom_share, generator) or not fit
+        if synthetic and self.phantoms is not None and self.phantoms.size >= size:
+            return self.phantoms.pick(step, generator), 0.0
+        if not fit:
+            raise ConfigError(
+                f"no training scan is both {size} voxels along every axis and clean enough for noise of {level:.3f} "
+                "of bright tissue; add scans, allow phantoms in the corpus, or train on smaller patches"
+            )
+        weights = torch.tensor([scan.weight for scan in fit])
+        scan = fit[int(torch.multinomial(weights, 1, generator=generator))]
+        return scan.voxels, scan.own_sigma

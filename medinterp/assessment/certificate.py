@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medinterp.attribution.result import Attribution
-from medinterp.denoisers.base import Denoiser, jacobian_product, level_product
+from medinterp.denoisers.base import Denoiser
 from medinterp.errors import InputError, NonFinite
 
 Explain: TypeAlias = Callable[[Denoiser], Attribution]
@@ -281,7 +281,7 @@ def _correlation_volume(a: Tensor, b: Tensor) -> float:
 def homogeneity_residual(
     denoiser: Denoiser, x: Float[Tensor, "B C I J K"], sigma: Float[Tensor, "#B #C #I #J #K"]
 ) -> float:
-    """Return ||D - J_x x - J_sigma sigma|| / ||D|| at one scan, by two Jacobian-vector products.
+    """Return ||D - J_x x - J_sigma sigma|| / ||D|| at one scan.
 
     Zero, up to rounding, says that the denoiser is linear along the ray through the origin, so that gradient x input
     and the noise level's share account for every voxel of its output. A crop of a scan is enough.
@@ -289,8 +289,25 @@ def homogeneity_residual(
     Raises:
         NonFinite: the denoiser returned NaN or infinity, or zero everywhere.
     """
-    image, along_image = jacobian_product(denoiser, x, sigma, x)
-    size = float(image.detach().norm())
+    image, account = _image_and_account(denoiser, (x, sigma))
+    size = float(image.norm())
     if not math.isfinite(size) or size == 0:
         raise NonFinite(f"the denoiser's output has norm {size}; its homogeneity cannot be judged, choose another crop")
-    return float((image - along_image - level_product(denoiser, x, sigma)).detach().norm()) / size
+    return float((image - account).norm()) / size
+
+
+def _image_and_account(denoiser: Denoiser, point: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return D and J_x x + J_sigma sigma, the latter as the derivative of J' u for u, which is linear in u.
+
+    Forward-mode differentiation would do it in one pass, but loading PyTorch's takes longer than all of this.
+    """
+    with torch.enable_grad():
+        leaves = tuple(tensor.detach().requires_grad_() for tensor in point)
+        image = denoiser(*leaves)
+        account = torch.zeros_like(image)
+        if image.requires_grad:
+            u = account.clone().requires_grad_()
+            rows = torch.autograd.grad((image * u).sum(), leaves, create_graph=True, materialize_grads=True)
+            products = [(row * tensor).sum() for row, tensor in zip(rows, point, strict=True)]
+            (account,) = torch.autograd.grad(torch.stack(products).sum(), u)
+    return image.detach(), account

@@ -193,6 +193,7 @@ class NonLocalMeans:
 
         def average(image: Array) -> Array:
             lift = 20 - image.min()  # dipy averages squares: far above zero that is the plain average
+            threads = torch.get_num_threads()
             result: Array = nlmeans.nlmeans(
                 image + lift,
                 self.strength,
@@ -201,6 +202,7 @@ class NonLocalMeans:
                 rician=False,
                 num_threads=1,
             )
+            torch.set_num_threads(threads)  # dipy leaves OpenMP, which torch shares, with a thread for every core
             return result - lift
 
         return _filter_volumes(x, sigma, average)

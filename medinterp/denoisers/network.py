@@ -1,11 +1,14 @@
 """The bias-free, norm-free 3D U-Net: piecewise linear through the origin in (image, sigma)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+
+from medinterp.denoisers.focus import Focus, Triple, Window, focus_on
 
 DARK_SIGMAS = 4.0
 """Local means above this many noise levels look all the same to the network."""
@@ -55,12 +58,16 @@ class Level(nn.Module):
             self.grow = nn.ConvTranspose3d(widths[1], width, 2, stride=2, bias=False)
             self.up = nn.Sequential(*[ResidualBlock(width) for _ in range(blocks[0])])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, width, i, j, k) to the same shape."""
+    def forward(self, x: Tensor, focus: Focus | None = None) -> Tensor:
+        """Map (B, width, i, j, k) to the same shape; with a focus, from its ``given`` window to its ``result``."""
         x = self.down(x)
         if self.inner is None:
             return x
-        return self.up(x + self.grow(self.inner(self.shrink(x))))
+        if focus is None or focus.inner is None or focus.kept is None:
+            return self.up(x + self.grow(self.inner(self.shrink(x))))
+        x = focus.kept.cut(x, focus.given)
+        coarse = self.grow(self.inner(self.shrink(x), focus.inner))
+        return self.up(focus.result.cut(x, focus.kept) + focus.result.cut(coarse, focus.inner.result.doubled()))
 
 
 class BiasFreeUNet(nn.Module):
@@ -97,7 +104,10 @@ class BiasFreeUNet(nn.Module):
         self.head = _convolution(widths[0], 8, gain=0.1)
 
     def forward(
-        self, x: Float[Tensor, "B 1 I J K"], sigma: Float[Tensor, "#B 1 #I #J #K"] | None = None
+        self,
+        x: Float[Tensor, "B 1 I J K"],
+        sigma: Float[Tensor, "#B 1 #I #J #K"] | None = None,
+        box: tuple[Triple, Triple] | None = None,
     ) -> Float[Tensor, "B 1 I J K"]:
         """Return the estimate of the clean image, in the unit of ``x``.
 
@@ -105,20 +115,45 @@ class BiasFreeUNet(nn.Module):
             x: noisy image; any size, padded inside to a multiple of 8, and at least 16, by repeating its border.
             sigma: noise standard deviation, in the unit of ``x``, a scalar or a map. Without it (the single-tensor
                 call that MONAI's tools make) each sample's is estimated from its finest diagonal detail.
+            box: first voxel, and one past the last, along I, J and K, of the only part of the estimate that will be
+                looked at. Nothing is computed that it does not depend on, and outside of it is no estimate.
         """
-        shape = x.shape[2:]
-        pad = [p for size in reversed(shape) for p in (0, max(-size % STRIDE, 2 * STRIDE - size))]
+        features = self.features(x, sigma)
+        if box is None:
+            return self.subtract(x, self.head(self.body(self.stem(features))))
+        shape = (features.shape[2], features.shape[3], features.shape[4])
+        whole, asked = Window((0, 0, 0), shape), Window(*box).halved()
+        focus = focus_on(self.body, asked.grown(1, shape), shape)  # 1: the head's own reach
+        entered = focus.given.grown(1, shape)
+        stem = focus.given.cut(self.stem(entered.cut(features, whole)), entered)
+        removed = asked.cut(self.head(self.body(stem, focus)), focus.result)
+        return self.subtract(x, functional.pad(removed, asked.margins(shape)))
+
+    def within(self, box: tuple[Triple, Triple]) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return this denoiser for those who will look at a box of its estimate only: cheaper, and the same there."""
+        return partial(self, box=box)
+
+    def features(self, x: Tensor, sigma: Tensor | None) -> Tensor:
+        """Return what the network looks at, (B, 10, i, j, k) at half resolution: the bands, darkness, and noise level.
+
+        Args:
+            x: noisy image.
+            sigma: noise standard deviation, or None to estimate it.
+        """
+        pad = _padding(x)
         padded = functional.pad(x, pad, mode="replicate") if any(pad) else x
         bands = functional.conv3d(padded, self.haar, stride=2)
         half = self._half_sigma(bands, sigma, x, pad)
         mean_band = functional.avg_pool3d(bands[:, :1], 5, stride=1, padding=2, count_include_pad=False)
-        mean = mean_band / 2**1.5  # the orthonormal low band is 2^1.5 times the mean intensity
+        mean = mean_band * 2**-1.5  # the orthonormal low band is 2^1.5 times the mean intensity
         level = self.relu(mean) + self.relu(-mean)  # far below zero, as air in HU, is as far from dark as far above
         dark = level - self.relu(level - DARK_SIGMAS * half)  # min(level, 4 sigma), and still piecewise linear
-        features = torch.cat([bands[:, :1] - mean_band, bands[:, 1:], dark, half], dim=1)
-        removed = self.head(self.body(self.stem(features)))
+        return torch.cat([bands[:, :1] - mean_band, bands[:, 1:], dark, half], dim=1)
+
+    def subtract(self, x: Tensor, removed: Tensor) -> Tensor:
+        """Return the image less its noise, which is given as bands (B, 8, i, j, k) at half resolution."""
         noise = functional.conv_transpose3d(removed, self.haar, stride=2)
-        return x - noise[..., : shape[0], : shape[1], : shape[2]]
+        return x - noise[..., : x.shape[2], : x.shape[3], : x.shape[4]]
 
     def _half_sigma(self, bands: Tensor, sigma: Tensor | None, x: Tensor, pad: list[int]) -> Tensor:
         if sigma is None:
@@ -130,6 +165,11 @@ class BiasFreeUNet(nn.Module):
         full = sigma.expand(x.shape)
         full = functional.pad(full, pad, mode="replicate") if any(pad) else full
         return functional.avg_pool3d(full, 2)
+
+
+def _padding(x: Tensor) -> list[int]:
+    """Return what is added, last axis first, to reach a multiple of the stride and two cells of it at least."""
+    return [p for size in reversed(x.shape[2:]) for p in (0, max(-size % STRIDE, 2 * STRIDE - size))]
 
 
 def receptive_radius(network: BiasFreeUNet) -> int:

@@ -2,13 +2,18 @@
 
 import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from medinterp.denoisers.base import Denoiser
+from medinterp.denoisers.focus import Triple
 from medinterp.denoisers.network import BiasFreeUNet, receptive_radius
+from medinterp.denoisers.streamed import Streamed
 from medinterp.errors import BundleError, NonFinite, WeightsMismatch
 
 WEIGHTS_FILE = Path("models") / "model.pt"
@@ -61,7 +66,9 @@ class PretrainedDenoiser:
         metadata = json.loads((root / "configs" / "metadata.json").read_text(encoding="utf-8"))
         expected = metadata.get("medinterp", {}).get("weights_sha256")
         self.weights_sha256 = load_weights(network, root / WEIGHTS_FILE, expected_sha256=expected)
+        # convolutions run nearly twice as fast on a CPU with channels last, in either direction
         self.network = network.eval().requires_grad_(False)
+        self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload] # torch does not declare it
 
     @property
     def radius(self) -> int | None:
@@ -72,6 +79,20 @@ class PretrainedDenoiser:
         """Move the network; returns itself."""
         self.network.to(device)
         return self
+
+    def within(self, box: tuple[Triple, Triple]) -> Denoiser:
+        """Return a denoiser whose estimate is this one's inside a box of voxels and nothing outside, for less work.
+
+        Args:
+            box: first voxel, and one past the last, along I, J and K.
+        """
+        return _Checked(self.network.within(box)) if isinstance(self.network, BiasFreeUNet) else self
+
+    def without_graph(self) -> Denoiser:
+        """Return a denoiser with the same estimate to rounding, made in less time and memory, that has no gradient."""
+        if not isinstance(self.network, BiasFreeUNet) or self.network.haar.device.type != "cpu":
+            return self
+        return _Checked(Streamed(self.network))
 
     def __call__(
         self,
@@ -85,7 +106,20 @@ class PretrainedDenoiser:
         Raises:
             NonFinite: the network returned NaN or infinity.
         """
-        estimate: Tensor = self.network(x, sigma)
-        if not torch.isfinite(estimate).all():
-            raise NonFinite("the network returned NaN or infinity; are the scan's values within +-1e30?")
-        return estimate
+        return _require_finite(self.network(x, sigma))
+
+
+@dataclass(frozen=True, eq=False)
+class _Checked:
+    """A denoiser without conditions whose estimate is refused when it is not finite."""
+
+    denoiser: Callable[[Tensor, Tensor], Tensor]
+
+    def __call__(self, x: Tensor, sigma: Tensor, *, cond: Tensor | None = None) -> Tensor:
+        return _require_finite(self.denoiser(x, sigma))
+
+
+def _require_finite(estimate: Tensor) -> Tensor:
+    if not torch.isfinite(estimate).all():
+        raise NonFinite("the network returned NaN or infinity; are the scan's values within +-1e30?")
+    return estimate

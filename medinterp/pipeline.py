@@ -65,15 +65,24 @@ class Pipeline:
         *,
         seed: int,
         tile: tuple[int, int, int] | None = None,
+        graph: bool = True,
         on_step: OnStep = ignore,
     ) -> Float[Tensor, "B C I J K"]:
         """Denoise one modality: pure, differentiable, the same bits for the same seed.
 
-        With ``tile`` the network sees one tile with its receptive field at a time; the result is the same.
+        Args:
+            image: the scan.
+            sigma: its noise level.
+            seed: of the sampler.
+            tile: what the network sees at a time, with its receptive field around it; the result is the same.
+            graph: whether the result shall be differentiable; without it, it is the same to rounding and costs less.
+            on_step: told after every step and tile.
         """
         denoiser: Denoiser = self.denoiser
+        if not graph and not self.sampler.stochastic:  # stochastic samplers take Jacobian products
+            denoiser = getattr(denoiser, "without_graph", lambda: self.denoiser)()
         if tile is not None:
-            denoiser = Tiled(self.denoiser, tile, halo=getattr(self.denoiser, "radius", 0), on_tile=on_step)
+            denoiser = Tiled(denoiser, tile, halo=getattr(self.denoiser, "radius", 0), on_tile=on_step)
         generator = torch.Generator(device=image.device).manual_seed(seed)
         fractions = self.schedule(self.steps, start=1.0)
         return self.sampler(denoiser, image, sigma, fractions, generator=generator, on_step=on_step)
@@ -134,7 +143,7 @@ class Pipeline:
         tiles = {m: self.tile(grid.shape, max_voxels) for m, grid in grids.items()}
         with torch.no_grad():  # the one place: whole volumes are made without a graph, explanations make their own
             cleaned = {
-                m: self.denoise(image, sigmas[m], seed=seed, tile=tiles[m], on_step=on_step)
+                m: self.denoise(image, sigmas[m], seed=seed, tile=tiles[m], graph=False, on_step=on_step)
                 for m, image in (images.items() if whole else ())
             }
             clock.lap("denoise")
@@ -199,8 +208,9 @@ class Pipeline:
         attributions, certificates = {}, {}
         for m, own_target in targets.items():
             case = Case(
-                explanation, m, images[m], sigmas[m], own_target, self.denoiser, self.radius, self._sampled(seed), seed
-            )
+                explanation, m, images[m], sigmas[m], own_target, self.denoiser, self.radius, self._sampled(seed), seed,
+                single=self.sampler.evaluations(self.steps) == 1 and not self.sampler.stochastic,
+            )  # fmt: skip
             attributions[m] = case.explain(halo=explanation.halo)
             certificates[m] = case.certify(attributions[m])
         if fusion is None:

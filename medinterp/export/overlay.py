@@ -74,6 +74,11 @@ def search_clusters(
     return Clusters(_segmentation(kept, map.grid), threshold, len(large), len(pieces) - len(large), share)
 
 
+def no_clusters(map: Volume) -> Clusters:
+    """Return the empty set of clusters, for a map that is shown without any."""
+    return Clusters(_segmentation([], map.grid), float("inf"), 0, 0, 0.0)
+
+
 def default_threshold(map: Volume) -> float:
     """Return the magnitude whose voxels, it and above, are the fewest that hold half of the map's total magnitude.
 

@@ -57,7 +57,7 @@ class StudyFolder:
         """Check the destination, clear what killed runs left, and make the hidden folder."""
         try:
             _recover(self.destination)
-            self._refuse_bad_destination()
+            self.refuse_bad_destination()
             self._made_parents = _make_parents(self.destination.parent)
             self._require_space()
             self.path = _sibling(self.destination, "partial")
@@ -90,8 +90,12 @@ class StudyFolder:
                 raise self._explain(error) from error
         self._release()
 
-    def _refuse_bad_destination(self) -> None:
-        """Raise unless the destination is free, or may be replaced."""
+    def refuse_bad_destination(self) -> None:
+        """Raise unless the destination is free, or may be replaced; to be asked before hours of work, too.
+
+        Raises:
+            OutputError: it is taken, or no place for a folder.
+        """
         there = self.destination
         if os.path.ismount(there):
             raise OutputError(f"{there} is a mount point and cannot be replaced as a whole; name a folder inside it")
@@ -124,7 +128,7 @@ class StudyFolder:
             self.path.rename(self.destination)
             return
         # Looked at again: another run may have finished here while this one was computing.
-        self._refuse_bad_destination()
+        self.refuse_bad_destination()
         aside = _sibling(self.destination, "replaced")
         self.destination.rename(aside)
         try:

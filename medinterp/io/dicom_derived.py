@@ -2,23 +2,25 @@
 
 import datetime
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Shaped
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.dataset import Dataset
 
 from medinterp.errors import InputError
 from medinterp.io import dicom_template, dicom_words
+from medinterp.io.dicom_encoding import SeriesEncoder
 from medinterp.io.dicom_template import template_headers
 from medinterp.volume import Volume
 
 __all__ = ["template_headers", "write_dicom_series"]
 
 _ENOUGH_LEVELS = 1000  # a range of that many integers is stored as it is: rounding costs at most 0.05 % of the range
+_SAMPLE = 1_000_000  # voxels that a window is taken from: enough for three digits
 _AIR_BELOW_HU = -200  # a scan holds air; a difference of scans, also in HU, does not
 _OWN = {"SpecificCharacterSet", "SOPInstanceUID", "SOPClassUID", "SeriesInstanceUID", "ReferencedFrameNumber"}
 _MR_TYPE2 = ("ScanOptions", "MRAcquisitionType", "EchoTime", "EchoTrainLength", "RepetitionTime")
@@ -26,6 +28,7 @@ _CT_TYPE2 = ("KVP", "AcquisitionNumber")
 _MR_ONLY = {"ScanningSequence", "SequenceVariant", "ScanOptions", "InversionTime", "MagneticFieldStrength", "FlipAngle"}
 _MR_ONLY |= {*_MR_TYPE2, "SpacingBetweenSlices"}
 _CT_ONLY = {"KVP", "ConvolutionKernel"}
+_UNLESS_KNOWN = {"ScanningSequence", "SequenceVariant", "PatientPosition", *_MR_TYPE2, *_CT_TYPE2}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +49,7 @@ def write_dicom_series(
     description: str,
     series_number: int,
     instance_uid_root: str | None = None,
+    headers: Sequence[Dataset] | None = None,
 ) -> tuple[Path, ...]:
     """Write a volume as derived MR or CT images at the positions of the scan it was computed from.
 
@@ -60,6 +64,7 @@ def write_dicom_series(
         description: what the series shows; "(research use only)" is appended.
         series_number: number of the new series in its study.
         instance_uid_root: any text; the new UIDs then depend on it alone. Without it they are new every time.
+        headers: `template_headers(template)`, where they are at hand.
 
     Returns:
         The files, in the order of their names.
@@ -72,25 +77,26 @@ def write_dicom_series(
     template.require_same_grid(volume, "the volume to be written as DICOM")
     if volume.voxels.shape[0] != 1:
         raise InputError(f"a volume of {volume.voxels.shape[0]} channels: a DICOM series holds one; pick a channel")
-    slices = template_headers(template)
+    slices = template_headers(template) if headers is None else headers
     order = dicom_template.planes(template.grid).order
     stored = _to_integers(volume)
     shared = _series_attributes(volume, stored, description, series_number, instance_uid_root)
+    encoder = SeriesEncoder()
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for number, k in enumerate(order, start=1):
-        image = _image(slices[k], shared, volume.modality)
+    paths = [folder / f"{number:04d}.dcm" for number in range(1, len(order) + 1)]
+    for number, (k, path) in enumerate(zip(order, paths, strict=True), start=1):
+        image = _image(slices[k], shared)
         entropy = () if instance_uid_root is None else (instance_uid_root, description, str(number))
         image.SOPInstanceUID = dicom_words.new_uid(*entropy)
         image.InstanceNumber = number
-        _add_pixels(image, stored, k)
-        paths.append(_save(image, folder / f"{number:04d}.dcm"))
+        image.add_new("PixelData", "OW", stored.pixels[k].astype(stored.pixels.dtype.newbyteorder("<")).tobytes())
+        path.write_bytes(encoder.encode(image))
     return tuple(paths)
 
 
 def _to_integers(volume: Volume) -> _Stored:
     """Choose the factor and round; the window covers the data, symmetric about zero for signed maps."""
-    values = volume.voxels[0].transpose(2, 1, 0).astype(np.float64)
+    values = volume.voxels[0].transpose(2, 1, 0)
     low, high = float(values.min()), float(values.max())
     bounds = (0, 65535) if low >= 0 and volume.unit != "HU" else (-32768, 32767)
     factor = 1.0 if volume.unit == "HU" else _factor(low, high, bounds)
@@ -98,8 +104,10 @@ def _to_integers(volume: Volume) -> _Stored:
         raise InputError(
             f"values from {low:.6g} to {high:.6g} HU do not fit into 16 bits; check the unit of the volume"
         )
-    pixels = np.rint(values * factor).astype(np.uint16 if bounds[0] == 0 else np.int16)
-    centre, width = _window(values, volume.unit)
+    pixels = np.empty(values.shape, dtype=np.uint16 if bounds[0] == 0 else np.int16)
+    for k, plane in enumerate(values):
+        pixels[k] = np.rint(plane.astype(np.float64) * factor)
+    centre, width = _window(values, low, high, volume.unit)
     return _Stored(pixels, factor, centre * factor, max(width * factor, 1.0))
 
 
@@ -112,15 +120,15 @@ def _factor(low: float, high: float, bounds: tuple[int, int]) -> float:
     return float(10.0 ** math.floor(math.log10(largest / limit)))
 
 
-def _window(values: NDArray[np.float64], unit: str) -> tuple[float, float]:
+def _window(values: NDArray[np.float32], least: float, most: float, unit: str) -> tuple[float, float]:
     """Return window centre and width in the volume's unit."""
-    least, most = float(values.min()), float(values.max())
     if unit == "HU" and least < _AIR_BELOW_HU:
         return 40.0, 400.0
     if least < -0.05 * most:
         limit = max(-least, most)
         return 0.0, 2 * limit
-    low, high = (float(value) for value in np.percentile(values, (0.5, 99.5)))
+    sample = values.ravel(order="K")[:: max(1, values.size // _SAMPLE)]
+    low, high = (float(value) for value in np.percentile(sample, (0.5, 99.5)))
     if high <= low:  # a sparse or constant map
         low, high = least, most
     return (low + high) / 2, high - low
@@ -149,6 +157,9 @@ def _series_attributes(
     series.RealWorldValueMappingSequence = [_real_world(volume.unit, stored)]
     if series.RealWorldValueMappingSequence[0].MeasurementUnitsCodeSequence[0].CodingSchemeDesignator != "UCUM":
         series.CodingSchemeIdentificationSequence = [dicom_words.scheme_item()]
+    series.SpecificCharacterSet = "ISO_IR 192"
+    _set_modality_module(series, volume.modality)
+    _set_pixel_module(series, stored)
     return series
 
 
@@ -164,55 +175,38 @@ def _real_world(unit: str, stored: _Stored) -> Dataset:
     return item
 
 
-def _image(header: Dataset, series: Dataset, modality: str) -> Dataset:
+def _image(header: Dataset, series: Dataset) -> Dataset:
     """Return one image without pixels: the scan's context, the new series, and what its modality's module asks for."""
     image = Dataset()
-    foreign = _CT_ONLY if modality == "MR" else _MR_ONLY
-    for source in (header, series):
-        for element in source:
-            if source is series or (element.keyword not in _OWN and element.keyword not in foreign):
-                image[element.tag] = element
-    image.SpecificCharacterSet = "ISO_IR 192"
-    _add_modality_module(image, modality)
+    foreign = _CT_ONLY if series.Modality == "MR" else _MR_ONLY
+    image.update({e.tag: e for e in header if e.keyword not in _OWN and e.keyword not in foreign})
+    image.update({e.tag: e for e in series if e.keyword not in _UNLESS_KNOWN or e.tag not in image})
     if "SOPInstanceUID" in header:
         image.SourceImageSequence = [dicom_words.reference_item(header)]
-    if "PatientPosition" not in image:
-        image.PatientPosition = ""
-    if "BodyPartExamined" not in image:
-        image.Laterality = ""
+    if "BodyPartExamined" in image:
+        del image.Laterality
     return image
 
 
-def _add_modality_module(image: Dataset, modality: str) -> None:
-    """Fill what the MR or CT image module requires and the scan may lack (a NIfTI file has none of it)."""
+def _set_modality_module(series: Dataset, modality: str) -> None:
+    """Fill what the MR or CT image module requires; a scan's own words precede those in `_UNLESS_KNOWN`."""
+    series.Modality = modality
     if modality == "CT":
-        image.SOPClassUID = dicom_template.CT_IMAGE
-        image.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
-        hounsfield = image.RealWorldValueMappingSequence[0].MeasurementUnitsCodeSequence[0].CodeValue == "[hnsf'U]"
-        image.RescaleSlope, image.RescaleIntercept, image.RescaleType = "1", "0", "HU" if hounsfield else "US"
+        series.SOPClassUID = dicom_template.CT_IMAGE
+        series.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
+        hounsfield = series.RealWorldValueMappingSequence[0].MeasurementUnitsCodeSequence[0].CodeValue == "[hnsf'U]"
+        series.RescaleSlope, series.RescaleIntercept, series.RescaleType = "1", "0", "HU" if hounsfield else "US"
     else:
-        image.SOPClassUID = dicom_template.MR_IMAGE
-        image.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
-        image.setdefault("ScanningSequence", "RM")  # research mode: the sequence is not known
-        image.setdefault("SequenceVariant", "NONE")
+        series.SOPClassUID = dicom_template.MR_IMAGE
+        series.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
+        series.ScanningSequence, series.SequenceVariant = "RM", "NONE"  # research mode: the sequence is not known
     for keyword in _CT_TYPE2 if modality == "CT" else _MR_TYPE2:
-        if keyword not in image:
-            setattr(image, keyword, None)
+        setattr(series, keyword, None)
+    series.PatientPosition = series.Laterality = ""
 
 
-def _add_pixels(image: Dataset, stored: _Stored, k: int) -> None:
-    """Add the image pixel module of slice ``k``."""
-    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
-    image.BitsAllocated, image.BitsStored, image.HighBit = 16, 16, 15
-    image.PixelRepresentation = 0 if stored.pixels.dtype == np.uint16 else 1
-    image.PixelData = stored.pixels[k].astype(stored.pixels.dtype.newbyteorder("<")).tobytes()
-    image["PixelData"].VR = "OW"
-
-
-def _save(image: Dataset, path: Path) -> Path:
-    """Write one image as an Explicit VR Little Endian file and return its path."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
-    FileDataset(str(path), image, file_meta=meta, preamble=b"\0" * 128).save_as(path, enforce_file_format=True)
-    return path
+def _set_pixel_module(series: Dataset, stored: _Stored) -> None:
+    """Set the image pixel module but for the pixels."""
+    series.SamplesPerPixel, series.PhotometricInterpretation = 1, "MONOCHROME2"
+    series.BitsAllocated, series.BitsStored, series.HighBit = 16, 16, 15
+    series.PixelRepresentation = 0 if stored.pixels.dtype == np.uint16 else 1

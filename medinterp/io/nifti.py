@@ -1,9 +1,8 @@
 """NIfTI: reading with the geometry checked, writing so that every viewer puts the voxels in the same place."""
 
-import gzip
-import io
 import json
 import logging
+import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +12,10 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from medinterp.errors import InputError
+from medinterp.io.deflate import gzipped
 from medinterp.io.nifti_header import Form, open_image, place, sidecar_of, trimmed
 from medinterp.io.source_files import require_path, sha256_of
+from medinterp.io.value_range import require_usable_range
 from medinterp.volume import Grid, Provenance, Source, Volume
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ AIR_SHARE = 0.01
 FORM_CODE = 1  # scanner-based coordinates
 DESCRIPTION_LENGTH = 79  # of 80 bytes, the last being zero
 GEOMETRY_TOLERANCE_MM = 1e-3
+_MODALITY = re.compile(r"[A-Z0-9]{1,16}")  # a DICOM code string
+_UNIT = re.compile(r"[^\x00-\x1f<>&]{1,16}")  # what fits a legend; anything longer is no unit
 
 
 def read_nifti(path: str | Path, *, use_form: Form | None = None, frame: int | None = None) -> Volume:
@@ -42,7 +45,7 @@ def read_nifti(path: str | Path, *, use_form: Form | None = None, frame: int | N
 
     Raises:
         UnsupportedSeries: qform and sform disagree, or several volumes and none chosen.
-        InputError: damaged, too large to be true, or no scan of real numbers.
+        InputError: damaged, too large to be true, no scan of real numbers, or values beyond single precision.
         NonFiniteInput: NaN or infinity.
     """
     path = require_path(Path(path))
@@ -50,6 +53,7 @@ def read_nifti(path: str | Path, *, use_form: Form | None = None, frame: int | N
     index = _frame_index(trimmed(image.shape), frame)
     grid, notes = place(image, use_form)
     voxels = _values(image, index)
+    require_usable_range(voxels)
     modality, unit, why = _kind(voxels, sidecar_of(path))
     notes.append(why)
     if index is not None:
@@ -84,9 +88,10 @@ def _frame_index(shape: tuple[int, ...], frame: int | None) -> int | None:
 def _values(image: Any, index: int | None) -> Float32[np.ndarray, "I J K"]:
     """Read one volume with its scale slope and intercept applied."""
     extra = (0,) * (len(image.shape) - 3) if index is None else (index, *(0,) * (len(image.shape) - 4))
+    where = (slice(None), slice(None), slice(None), *extra)
     try:
         with np.errstate(all="ignore"):  # what overflows is infinite, and Volume counts and refuses that
-            voxels = np.asarray(image.dataobj[(slice(None), slice(None), slice(None), *extra)])
+            voxels = np.asarray(image.dataobj[where])
             return np.asarray(voxels, dtype=np.float32)
     except (EOFError, OSError, OverflowError, ValueError, zlib.error) as error:
         raise InputError(
@@ -98,9 +103,10 @@ def _values(image: Any, index: int | None) -> Float32[np.ndarray, "I J K"]:
 def _kind(voxels: Float32[np.ndarray, "I J K"], sidecar: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return modality, unit, and how they were told."""
     modality, unit = sidecar.get("Modality"), sidecar.get("Unit", sidecar.get("Units"))
-    if isinstance(modality, str) and modality:
+    if isinstance(modality, str) and _MODALITY.fullmatch(modality):
         usual = "HU" if modality == "CT" else "a.u."
-        return modality, unit if isinstance(unit, str) and unit else usual, "modality as the JSON sidecar states it"
+        stated = isinstance(unit, str) and _UNIT.fullmatch(unit)
+        return modality, str(unit) if stated else usual, "modality as the JSON sidecar states it"
     if _looks_like_hu(voxels):
         return "CT", "HU", "taken as CT in HU: values reach below -200 and lie where HU do"
     return "MR", "a.u.", "taken as MR: NIfTI does not state the modality and the values do not look like HU"
@@ -140,11 +146,16 @@ def write_nifti(
     header = _header(volume, description, signed=signed)
     body = header.binaryblock + bytes(4) + volume.voxels[0].astype("<f4", copy=False).tobytes(order="F")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(_packed(body) if path.name.endswith(".gz") else body)
+    path.write_bytes(gzipped(body) if path.name.endswith(".gz") else body)
+    return path, write_sidecar(volume, path, description=description, sidecar=sidecar)
+
+
+def write_sidecar(volume: Volume, path: Path, *, description: str, sidecar: Mapping[str, Any]) -> Path:
+    """Write the JSON file beside a NIfTI file of the given path, and return its own path."""
     beside = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
     said = {"Description": description, "Unit": volume.unit, "Modality": volume.modality, **sidecar}
     beside.write_text(json.dumps(said, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
-    return path, beside
+    return beside
 
 
 def _require_writable(volume: Volume, path: Path) -> None:
@@ -190,11 +201,3 @@ def _set_place(header: Any, grid: Grid) -> None:
     why = Grid(grid.shape, np.asarray(header.get_best_affine(), dtype=np.float64)).mismatch(grid, GEOMETRY_TOLERANCE_MM)
     if why is not None:
         raise InputError(f"NIfTI cannot tell this grid in the place it is: {why} after rounding; resample it first")
-
-
-def _packed(body: bytes) -> bytes:
-    """Compress without time or name, so that the same volume gives the same bytes."""
-    buffer = io.BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0, compresslevel=6) as stream:
-        stream.write(body)
-    return buffer.getvalue()

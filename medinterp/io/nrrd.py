@@ -1,13 +1,12 @@
 """Writing labelled clusters as .seg.nrrd, the segmentation file of 3D Slicer."""
 
-import gzip
-import io
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
 
 from medinterp.io.colours import sign_colour
+from medinterp.io.deflate import gzipped
 from medinterp.volume import Grid, Segment, Segmentation
 
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # NRRD states positions in LPS, as most readers expect
@@ -34,10 +33,8 @@ def write_seg_nrrd(segmentation: Segmentation, path: Path) -> Path:
     header += ["Segmentation_ReferenceImageExtentOffset:=0 0 0"]
     for number, segment in enumerate(segmentation.segments):
         header += _describe(number, segment, segmentation.grid.shape)
-    packed = io.BytesIO()
-    with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as stream:
-        stream.write(segmentation.labels.astype("<i2").tobytes(order="F"))
-    path.write_bytes(("\n".join(header) + "\n\n").encode() + packed.getvalue())
+    packed = gzipped(segmentation.labels.astype("<i2", copy=False).tobytes(order="F"))
+    path.write_bytes(("\n".join(header) + "\n\n").encode() + packed)
     return path
 
 

@@ -5,16 +5,18 @@ get because a second bare NIfTI file would replace the first in its views instea
 """
 
 import re
+import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 
 from medinterp.errors import InputError, UnsupportedSeries
 from medinterp.io import colours
-from medinterp.io.nifti import write_nifti
+from medinterp.io.nifti import write_nifti, write_sidecar
 from medinterp.io.nrrd import write_seg_nrrd
 from medinterp.volume import Overlay, Volume
 
@@ -29,9 +31,12 @@ _VIEWS = {  # Slicer's own three views: colour, orientation, and the view's axes
     "Yellow": ("Sagittal", ((0, 0, -1), (-1, 0, 0), (0, 1, 0))),
 }
 _PIXELS = 256
+_SAMPLE = 1_000_000  # voxels that a percentile for display is taken from: enough for three digits
 
 
-def write_scene(base: Volume, overlays: Sequence[Overlay], folder: Path) -> tuple[Path, ...]:
+def write_scene(
+    base: Volume, overlays: Sequence[Overlay], folder: Path, *, written: Mapping[Volume, Path] | None = None
+) -> tuple[Path, ...]:
     """Write scene.mrml and the files it names; the views open on the first overlay's peak.
 
     The first overlay is shown over the scan; the others are loaded beside it. Signed maps get the diverging table over
@@ -41,6 +46,7 @@ def write_scene(base: Volume, overlays: Sequence[Overlay], folder: Path) -> tupl
         base: the scan, one channel.
         overlays: maps on the scan's grid, with their clusters if any.
         folder: where the files go; made if it is not there.
+        written: .nii.gz files that `write_nifti` made of some of these volumes, to be copied rather than made again.
 
     Returns:
         All files written, scene.mrml first.
@@ -58,15 +64,16 @@ def write_scene(base: Volume, overlays: Sequence[Overlay], folder: Path) -> tupl
         base.require_same_grid(overlay.map, f"the map '{overlay.name}'")
     folder.mkdir(parents=True, exist_ok=True)
     scene = ElementTree.Element("MRML", version="Slicer5.6.0", userTags="")
-    written = _add_base(scene, base, folder)
+    known = {} if written is None else written
+    files = _add_base(scene, base, folder, known)
     names = _file_names([overlay.name for overlay in overlays])
     for number, (overlay, name) in enumerate(zip(overlays, names, strict=True), start=1):
-        written += _add_overlay(scene, overlay, name, number, folder)
+        files += _add_overlay(scene, overlay, name, number, folder, known)
     _add_views(scene, base, overlays)
     ElementTree.indent(scene)
     path = folder / "scene.mrml"
     ElementTree.ElementTree(scene).write(path, encoding="UTF-8", xml_declaration=True)
-    return (path, *dict.fromkeys(written))
+    return (path, *dict.fromkeys(files))
 
 
 def pack_mrb(folder: Path, path: Path) -> Path:
@@ -91,7 +98,9 @@ def pack_mrb(folder: Path, path: Path) -> Path:
             entry = zipfile.ZipInfo(f"{path.stem}/{file.name}", _ZIP_EPOCH)
             packed = file.suffix in (".gz", ".nrrd")
             entry.compress_type = zipfile.ZIP_STORED if packed else zipfile.ZIP_DEFLATED
-            bundle.writestr(entry, file.read_bytes())
+            entry.file_size = file.stat().st_size  # says beforehand whether the entry needs the 64-bit form
+            with bundle.open(entry, "w") as packed_file, file.open("rb") as stream:
+                shutil.copyfileobj(stream, packed_file, 1 << 20)
     return path
 
 
@@ -111,19 +120,30 @@ def _node(scene: ElementTree.Element, tag: str, identity: str, name: str, **attr
     return identity
 
 
-def _add_base(scene: ElementTree.Element, base: Volume, folder: Path) -> list[Path]:
+def _add_base(scene: ElementTree.Element, base: Volume, folder: Path, known: Mapping[Volume, Path]) -> list[Path]:
     """Write the scan and its nodes."""
-    files = write_nifti(base, folder / "base.nii.gz", description="scan", sidecar={})
+    files = _write_image(base, folder / "base.nii.gz", known.get(base), description="scan", sidecar={}, signed=False)
     low, high = _display_range(base)
     _add_volume(scene, "Scan", 0, "base.nii.gz", "vtkMRMLColorTableNodeGrey", (low, high), interpolate=True)
-    return list(files)
+    return files
+
+
+def _write_image(
+    volume: Volume, path: Path, made: Path | None, *, description: str, sidecar: Mapping[str, Any], signed: bool
+) -> list[Path]:
+    """Write a volume and its sidecar; where the same NIfTI file was made before, copy it."""
+    if made is None:
+        return list(write_nifti(volume, path, description=description, sidecar=sidecar, signed=signed))
+    shutil.copyfile(made, path)
+    return [path, write_sidecar(volume, path, description=description, sidecar=sidecar)]
 
 
 def _display_range(base: Volume) -> tuple[float, float]:
     """Return what the scan shows as black and as white: soft tissue for HU, else nearly all of the data."""
     if base.unit == "HU":
         return -160.0, 240.0
-    low, high = (float(value) for value in np.percentile(base.voxels, (0.5, 99.5)))
+    values = base.voxels.ravel()[:: max(1, base.voxels.size // _SAMPLE)]
+    low, high = (float(value) for value in np.percentile(values, (0.5, 99.5)))
     return (low, high) if high > low else (low, low + 1.0)
 
 
@@ -156,12 +176,21 @@ def _volume_id(number: int) -> str:
     return f"vtkMRMLScalarVolumeNode{number}"
 
 
-def _add_overlay(scene: ElementTree.Element, overlay: Overlay, stem: str, number: int, folder: Path) -> list[Path]:
+def _add_overlay(
+    scene: ElementTree.Element,
+    overlay: Overlay,
+    stem: str,
+    number: int,
+    folder: Path,
+    known: Mapping[Volume, Path],
+) -> list[Path]:
     """Write one map, its colour table and its clusters, and their nodes."""
     file_name = f"{stem}.nii.gz"
     sidecar = {"Signed": overlay.signed, "Limit": overlay.limit}
-    said, signed = overlay.description, overlay.signed
-    files = list(write_nifti(overlay.map, folder / file_name, description=said, sidecar=sidecar, signed=signed))
+    files = _write_image(
+        overlay.map, folder / file_name, known.get(overlay.map),
+        description=overlay.description, sidecar=sidecar, signed=overlay.signed,
+    )  # fmt: skip
     colour_id, colour_file = _add_colours(scene, folder, signed=overlay.signed)
     files.append(colour_file)
     shown = (-overlay.limit if overlay.signed else 0.0, overlay.limit)

@@ -8,11 +8,19 @@ import torch
 from medinterp.attribution import (
     Attributor,
     Blurred,
+    Deconvolution,
+    DeepLift,
     EquivalentFilter,
+    GradCam,
+    GradientShap,
+    GuidedBackprop,
+    GuidedGradCam,
     InputXGradient,
     IntegratedGradients,
+    LayerwiseRelevance,
     Ray,
     Saliency,
+    SmoothGrad,
 )
 from medinterp.testing.attribution_oracles import EdgeDetector
 from medinterp.testing.attributor_conformance import (
@@ -32,6 +40,15 @@ ATTRIBUTORS = (
     IntegratedGradients(),
     IntegratedGradients(Blurred(1.0), steps=(4,), batch=4),
     IntegratedGradients(Ray()),
+    SmoothGrad(draws=3),
+    GradientShap(draws=3),
+    GuidedBackprop(),
+    Deconvolution(),
+    DeepLift(),
+    LayerwiseRelevance(),
+    GradCam(),
+    GradCam("first", pooled=False),
+    GuidedGradCam(),
 )
 
 

@@ -2,10 +2,15 @@
 
 import pytest
 import torch
+from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 
+from medinterp.denoisers.intensity import FixedIntensity, MeanBrightness
+from medinterp.denoisers.monai_ddpm import Windows
 from medinterp.denoisers.tiled import Tiled
+from medinterp.errors import InputError
 from medinterp.sampling.samplers import Heun, PosteriorMean, ReverseSDE
 from medinterp.testing import conformance
+from medinterp.testing.diffusion_oracle import random_diffusion
 from medinterp.testing.networks import random_network
 from medinterp.testing.oracles import linear_gaussian
 
@@ -37,6 +42,32 @@ def test_denoiser_keeps_the_protocol(name, check, dtype):
         network = random_network().double()
         denoiser = network if name == "network" else Tiled(network, (8, 16, 16), halo=56)
     check(denoiser, example(dtype))
+
+
+DIFFUSION = {
+    "epsilon": lambda: random_diffusion(DDPMScheduler()),
+    "velocity": lambda: random_diffusion(DDIMScheduler(prediction_type="v_prediction"), timesteps="nearest"),
+    "sample": lambda: random_diffusion(DDPMScheduler(prediction_type="sample"), checkpoint=True),
+    "brightness": lambda: random_diffusion(DDPMScheduler(), intensity=MeanBrightness(), windows=Windows(8, 4)),
+    "narrow": lambda: random_diffusion(DDPMScheduler(60), intensity=FixedIntensity(2.0, -1.0)),  # 0.02 to 2
+}
+
+
+@pytest.mark.parametrize("check", conformance.DENOISER_CHECKS)
+@pytest.mark.parametrize("name", DIFFUSION)
+def test_monai_diffusion_keeps_the_protocol(name, check):
+    check(DIFFUSION[name](), example())
+
+
+@pytest.mark.parametrize("check", conformance.DENOISER_CHECKS)
+def test_monai_diffusion_keeps_the_protocol_in_double_precision(check):
+    check(DIFFUSION["brightness"]().double(), example(torch.float64))
+
+
+@pytest.mark.parametrize("check", conformance.SAMPLER_CHECKS)
+@pytest.mark.parametrize("name", ["heun", "reverse_sde"])
+def test_samplers_keep_their_protocol_with_monai_diffusion(name, check):
+    check(SAMPLERS[name], DIFFUSION["narrow"](), example())
 
 
 @pytest.mark.parametrize("check", conformance.SAMPLER_CHECKS)
@@ -77,6 +108,9 @@ BROKEN = {
     "is_deterministic": lambda x, sigma: x + sigma * torch.randn_like(x),
     "reads_constant_map_as_scalar": lambda x, sigma: x / (1 + sigma.sum()),
     "uses_the_noise_level": lambda x, sigma: 0.9 * x,
+    "answers_at_the_levels_it_knows": lambda x, sigma: (
+        x / (1 + sigma) if float(sigma.max()) < 100 else x * float("nan")
+    ),
     "treats_batch_items_alone": lambda x, sigma: x / (1 + sigma) - x.mean(),
     "lets_gradients_flow": silent,
     "derivatives_agree": lambda x, sigma: TwoJacobians.apply(x) / (1 + sigma),
@@ -87,6 +121,29 @@ BROKEN = {
 def test_control_each_check_catches_a_broken_denoiser(check):
     with torch.random.fork_rng(), pytest.raises(AssertionError):
         check(BROKEN[check.__name__], example())
+
+
+class Declared:
+    """Shrinks the image, and says that it knows noise levels from 0.1 to 1."""
+
+    def __init__(self, low, high):
+        self.answers = (low, high)
+
+    def sigma_range(self, x, sigma):
+        return 0.1, 1.0
+
+    def __call__(self, x, sigma):
+        if not self.answers[0] <= float(sigma.max()) <= self.answers[1]:
+            raise InputError("not a level I know")
+        return x / (1 + sigma)
+
+
+def test_a_declared_range_is_held_to():
+    check = conformance.answers_at_the_levels_it_knows
+    check(Declared(0.1, 1.0), example())
+    for low, high in ((0.0, 1.0), (0.1, 1e9), (0.5, 1.0)):  # controls: answers below, above, refuses inside
+        with pytest.raises(AssertionError):
+            check(Declared(low, high), example())
 
 
 class Misbehaved:

@@ -156,6 +156,13 @@ def test_perona_malik_step_keeps_the_mean_and_takes_a_noise_map():
     assert not torch.equal(out, PeronaMalikStep()(y, scalar_sigma(0.1, y)))
 
 
+def test_non_local_means_leaves_the_number_of_threads_alone():
+    _, y = steps_in_noise(size=8)
+    before = torch.get_num_threads()
+    available(NonLocalMeans())(y, scalar_sigma(0.2, y))
+    assert torch.get_num_threads() == before  # dipy sets it for the whole process, one for every core
+
+
 def test_settings_are_values_that_can_be_compared():
     assert classical.PeronaMalik(edge=2.0) == PeronaMalik(edge=2.0)
     assert hash(TotalVariation()) == hash(TotalVariation(1.0))

@@ -1,0 +1,59 @@
+"""Maps ready to be shown: each with its name, its scan underneath, its colour limit and its clusters."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medinterp.export.overlay import Clusters, default_threshold, make_overlay, search_clusters
+from medinterp.export.words import method_words
+from medinterp.results import ExplanationResult, Result
+from medinterp.volume import Overlay
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """One map of one explanation, ready to be shown.
+
+    Args:
+        input_name: input the map lies on.
+        explanation: what it explains.
+        overlay: the map over its scan.
+        clusters: where it is strong.
+    """
+
+    input_name: str
+    explanation: ExplanationResult
+    overlay: Overlay
+    clusters: Clusters
+
+
+def draw_maps(result: Result) -> Iterator[Drawn]:
+    """Yield every map of a result, named by method and measure, with a number where names would repeat."""
+    seen: dict[str, int] = {}
+    for explained in result.explanations:
+        words = f"{explained.method.replace('_', '')}-{explained.measure}"
+        seen[words] = seen.get(words, 0) + 1
+        name = words if seen[words] == 1 else f"{words}-{seen[words]}"
+        for input_name, volume in explained.maps.items():
+            clusters = search_clusters(volume, threshold=default_threshold(volume))
+            title = method_words(explained.method).title
+            overlay = make_overlay(
+                result.inputs[input_name].shown, volume, name=name, signed=True, clusters=clusters,
+                description=f"{title} of the {explained.measure} in {explained.region.name}",
+            )  # fmt: skip
+            yield Drawn(input_name, explained, overlay, clusters)
+
+
+def write_cluster_table(drawn: Sequence[Drawn], path: Path) -> None:
+    """Write the clusters of all maps as one table of tab-separated values."""
+    columns = ["input", "map", "cluster", "sign", "peak_x_mm", "peak_y_mm", "peak_z_mm", "peak_value", "volume_mm3",
+               "sum", "unit"]  # fmt: skip
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, delimiter="\t", lineterminator="\n")
+        table.writerow(columns)
+        for d in drawn:
+            for s in d.clusters.segmentation.segments:
+                place = [f"{p:.3f}" for p in s.peak_mm]
+                table.writerow([d.input_name, d.overlay.name, s.label, f"{s.sign:+d}", *place, f"{s.peak_value:.6g}",
+                                f"{s.volume_mm3:.6g}", f"{s.total:.6g}", d.overlay.map.unit])  # fmt: skip

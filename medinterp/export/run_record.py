@@ -1,0 +1,97 @@
+"""What the run record of a study says: inputs by hash, choices, versions, timings and figures; no paths."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from medinterp.results import ExplanationResult, InputResult, Result
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What the run record says beside the results.
+
+    Args:
+        bundle: its name.
+        weights_sha256: hash of the weights.
+        trained_on: modalities of the prior.
+        parameters: everything that was chosen; no paths.
+        versions: of medinterp and the packages that shape results.
+        seconds: by stage, and "total".
+        peak_memory_gb: of the process.
+    """
+
+    bundle: str
+    weights_sha256: str
+    trained_on: tuple[str, ...]
+    parameters: Mapping[str, Any]
+    versions: Mapping[str, str]
+    seconds: Mapping[str, float]
+    peak_memory_gb: float
+
+
+def run_record(result: Result, facts: RunFacts, notes: Sequence[str]) -> dict[str, Any]:
+    """Return what ``run.json`` holds, but for the list of files.
+
+    Args:
+        result: what the run found.
+        facts: what else there is to say.
+        notes: what could not be written, in words.
+    """
+    return {
+        "research_use_only": True,
+        "bundle": {"name": facts.bundle, "weights_sha256": facts.weights_sha256, "trained_on": list(facts.trained_on)},
+        "inputs": {name: _input_record(one) for name, one in result.inputs.items()},
+        "explanations": [explanation_record(explained) for explained in result.explanations],
+        "parameters": dict(facts.parameters),
+        "seed": result.seed,
+        "device": result.device,
+        "tiles": {m: list(tile) if tile else None for m, tile in result.tiles.items()},
+        "versions": dict(facts.versions),
+        "seconds": {stage: round(seconds, 3) for stage, seconds in facts.seconds.items()},
+        "peak_memory_gb": round(facts.peak_memory_gb, 3),
+        "notes": list(notes),
+    }
+
+
+def _input_record(one: InputResult) -> dict[str, Any]:
+    source, noise = one.scan.provenance.source, one.noise
+    return {
+        "kind": source.kind,
+        "sha256": source.sha256,
+        "modality": one.scan.modality,
+        "unit": one.scan.unit,
+        "shape": list(one.scan.grid.shape),
+        "spacing_mm": [round(s, 6) for s in one.scan.grid.spacing_mm],
+        "affine_ras_mm": one.scan.grid.affine.tolist(),
+        "notes": list(source.notes),
+        "noise": {"sigma": noise.sigma, "low": noise.low, "high": noise.high, "model": noise.model,
+                  "method": noise.method},
+        "steps": [{"name": s.name, **s.parameters} for s in one.shown.provenance.steps],
+    }  # fmt: skip
+
+
+def explanation_record(explained: ExplanationResult) -> dict[str, Any]:
+    """Return what the record says of one explanation: target, numbers, and every map's account and certificate."""
+    return {
+        "target": explained.region.name,
+        "measure": explained.measure,
+        "method": explained.method,
+        "unit": explained.unit,
+        "value_before": explained.value_before,
+        "value_after": explained.value_after,
+        "region_voxels": int(explained.region.mask.sum()),
+        "region_centre_ras_mm": [round(p, 3) for p in explained.region.centre_mm],
+        "maps": {
+            name: {
+                "kind": attribution.kind,
+                "residual": attribution.residual,
+                "noise_share": dict(attribution.noise_share),
+                "convergence": attribution.convergence,
+                "evaluations": attribution.evaluations,
+                "statistics": dict(attribution.statistics),
+                "certificate": asdict(explained.certificates[name]),
+            }
+            for name, attribution in explained.attributions.items()
+        },
+    }

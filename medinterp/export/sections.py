@@ -1,0 +1,129 @@
+"""What the report is told: the run in words, a section for every input and explanation, the certificate as checks."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from medinterp.export.drawn import Drawn
+from medinterp.export.report import Check, ExplainedMap, ExplanationSection, InputSection, ReportContext
+from medinterp.export.run_record import RunFacts
+from medinterp.results import ExplanationResult, InputResult, Result
+from medinterp.volume import Region
+
+
+def report_context(
+    result: Result, facts: RunFacts, drawn: Sequence[Drawn], record: Mapping[str, Any], notes: Sequence[str]
+) -> ReportContext:
+    """Return everything the report shows.
+
+    Args:
+        result: what the run found.
+        facts: what else there is to say.
+        drawn: every map, ready to be shown.
+        record: what ``run.json`` holds.
+        notes: what could not be written, in words.
+    """
+    names = ", ".join(result.inputs)
+    steps = facts.parameters["steps"]
+    kind = "the posterior mean" if steps == 1 else f"sampler '{facts.parameters['sampler']}' with {steps} steps"
+    done = "removed" if facts.parameters["whole"] else "removed where the explained measurements need it"
+    summary = (
+        f"The noise of {names} was estimated from the scan itself and {done} with the diffusion prior "
+        f"'{facts.bundle}' ({kind}, started at the scan's own noise level)."
+    )
+    if result.fusion is not None:
+        summary += " The denoised images were interpolated onto the first one's grid and fused."
+    sections = tuple(_input_section(n, o, facts) for n, o in result.inputs.items() if o.denoised is not None)
+    explained = tuple(
+        _explanation_section(e, tuple(d for d in drawn if d.explanation is e)) for e in result.explanations
+    )
+    return ReportContext(summary, sections, explained, record, tuple(notes))
+
+
+def _input_section(name: str, one: InputResult, facts: RunFacts) -> InputSection:
+    notes = list(one.scan.provenance.source.notes)
+    if one.scan.modality not in facts.trained_on:
+        notes.append(
+            f"This prior was trained on {', '.join(facts.trained_on)}, not on {one.scan.modality}: treat the result "
+            "as a trial."
+        )
+    noise, removed = one.noise, one.scan if one.removed is None else one.removed
+    return InputSection(
+        name, one.scan, one.shown, removed, noise.sigma, noise.low, noise.high, noise.model, noise.method,
+        notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _explanation_section(explained: ExplanationResult, drawn: tuple[Drawn, ...]) -> ExplanationSection:
+    checks: list[Check] = []
+    rows: list[tuple[str, str]] = []
+    for name in explained.maps:
+        label = f"{name}: " if len(explained.maps) > 1 else ""
+        checks += _checks(label, explained, name)
+        attribution = explained.attributions[name]
+        exact = attribution.statistics.get("halo_error") == 0.0
+        rows += [
+            (f"{label}{key.replace('_', ' ')}", f"{value:.4g}")
+            for key, value in attribution.statistics.items()
+            if not (exact and key.startswith("halo"))
+        ]
+    return ExplanationSection(
+        target=f"{explained.measure} of {explained.region.name} at {_place(explained.region)}",
+        method=explained.method,
+        unit=explained.unit,
+        value_before=explained.value_before,
+        value_after=explained.value_after,
+        maps=tuple(_explained_map(d) for d in drawn),
+        checks=tuple(checks),
+        rows=tuple(rows),
+        notes=tuple(note for certificate in explained.certificates.values() for note in certificate.notes),
+    )
+
+
+def _place(region: Region) -> str:
+    """Return where a region is, in letters and millimetres, and how large."""
+    pairs = zip(("LR", "PA", "IS"), region.centre_mm, strict=True)
+    sides = ", ".join(f"{letters[p >= 0]} {abs(p):.0f}" for letters, p in pairs)
+    return f"{sides} mm ({int(region.mask.sum())} voxels)"
+
+
+def _explained_map(drawn: Drawn) -> ExplainedMap:
+    """Draw the region's outline where the map is on the region's own grid."""
+    region = drawn.explanation.region
+    same = region.grid.mismatch(drawn.overlay.map.grid) is None
+    return ExplainedMap(drawn.input_name, drawn.overlay, drawn.clusters, region if same else None)
+
+
+def _checks(label: str, explained: ExplanationResult, name: str) -> Iterator[Check]:
+    certificate, attribution = explained.certificates[name], explained.attributions[name]
+    yield Check(
+        f"{label}Completeness residual", f"{certificate.residual:.1e}", "at most 1 %", certificate.complete,
+        "How much of the measurement the map and the noise level's share leave unexplained.",
+    )  # fmt: skip
+    share = attribution.noise_share[name]
+    yield Check(
+        f"{label}Share of the assumed noise level", f"{share:.4g} {explained.unit}", "reported", None,
+        "The part of the measurement that is owed to the noise level the model was told, not to any voxel.",
+    )  # fmt: skip
+    if certificate.convergence is not None:
+        yield Check(
+            f"{label}Convergence", f"{certificate.convergence:.1e}", "at most 1 %", certificate.converged,
+            "How much the map changed when the number of path points was last doubled.",
+        )  # fmt: skip
+    if certificate.homogeneity is not None:
+        yield Check(
+            f"{label}Exact linear account", f"{certificate.homogeneity:.1e}", "at most 1e-5", certificate.homogeneous,
+            "Whether the denoised image is exactly its own Jacobian applied to the scan and the noise level.",
+        )  # fmt: skip
+    if certificate.randomisation is not None:
+        random = certificate.randomisation
+        yield Check(
+            f"{label}Weight randomisation", f"r = {random.correlation:.2f}", f"|r| at most {random.threshold:.2f}",
+            abs(random.correlation) <= random.threshold,
+            f"Whether the map depends on what the model learned: {random.verdict}.",
+        )  # fmt: skip
+    error = attribution.statistics.get("halo_error")
+    if error is not None:
+        yield Check(
+            f"{label}Crop error", f"{error:.1e}", "0 for the exact crop", None,
+            "How far the map on the chosen crop is from the map with more context.",
+        )  # fmt: skip

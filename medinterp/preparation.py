@@ -3,11 +3,13 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import torch
 
 from medinterp import io
+from medinterp.attribution import Attributor
 from medinterp.bundle import load_pipeline
 from medinterp.errors import ConfigError, GridMismatch, InputError, OutputError, UnsupportedSeries
 from medinterp.explanation import Explanation
@@ -149,7 +151,24 @@ def build_explanations(options: RunOptions, reference: Volume) -> tuple[Explanat
     for target in dict.fromkeys(options.targets):
         locate = parse_target(target)
         for method in dict.fromkeys(options.methods):
-            attributor = load_plugin("attributors", method)
-            spaced = {"spacing_mm": reference.grid.spacing_mm} if method == "equivalent_filter" else {}
-            found.append(Explanation(attributor(**spaced), locate, options.measure, options.halo))
+            found.append(Explanation(_attributor(method, reference), locate, options.measure, options.halo))
     return tuple(found)
+
+
+def _attributor(method: str, reference: Volume) -> Attributor:
+    """Make an attribution method that needs no more than the scan's spacing.
+
+    Raises:
+        ConfigError: the method has settings without which it means nothing.
+    """
+    kind = load_plugin("attributors", method)
+    known = {"spacing_mm": reference.grid.spacing_mm}
+    needed = [name for name, one in signature(kind).parameters.items() if one.default is one.empty]
+    missing = [name for name in needed if name not in known]
+    if missing:
+        raise ConfigError(
+            f"the method '{method}' needs {', '.join(missing)}, which the command line cannot give: make it in Python "
+            "with these settings and pass it to Pipeline.run, or choose another method"
+        )
+    attributor: Attributor = kind(**{name: known[name] for name in needed})
+    return attributor

@@ -242,3 +242,12 @@ def test_patient_data_in_a_path_never_reaches_an_error_message(tmp_path: Path) -
     done = _cli("denoise", path, "-o", tmp_path / "out")
     assert done.exit_code != 0
     assert "DOE_JANE" not in done.stderr
+
+
+@pytest.mark.parametrize("method", ["occlusion", "exact_shapley", "lime"])
+def test_a_method_that_needs_settings_is_refused_by_name_before_any_work(tmp_path: Path, method: str) -> None:
+    scan = write_scan(tmp_path / "scan.nii.gz")
+    found = _cli("explain", scan, "-o", tmp_path / "out", "--target", "voxel:0,0,0", "--method", method)
+    assert found.exit_code == 4
+    assert f"'{method}' needs" in found.stderr
+    assert not (tmp_path / "out").exists()

@@ -25,6 +25,7 @@ from medinterp.cli_options import (
     chosen_options,
     with_option_groups,
 )
+from medinterp.cli_process import heavy_import, keep_freed_memory
 from medinterp.cli_progress import shown_progress
 from medinterp.errors import ConfigError, InputError, MedinterpError
 from medinterp.options import RunOptions
@@ -91,7 +92,8 @@ def _run(inputs: Mapping[str, Path], output: str, showing: Showing, options: Map
 
         typer.echo(plan(inputs, chosen).describe())
         return
-    from medinterp.app import run as run_study
+    with heavy_import():
+        from medinterp.app import run as run_study
 
     with shown_progress(showing.progress) as on_step:
         study = run_study(inputs, output, options=chosen, on_step=on_step)
@@ -227,6 +229,7 @@ def _stop(_signal: int, _frame: FrameType | None) -> None:
 def main() -> None:
     """Run the command line; a polite kill is treated as Ctrl-C, so that nothing half-written is left."""
     signal.signal(signal.SIGTERM, _stop)
+    keep_freed_memory()
     app(prog_name="medinterp")
 
 

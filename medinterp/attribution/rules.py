@@ -189,6 +189,13 @@ def _guided(found: Trace, behaviour: Behaviour | None) -> Verdict:
     return _valid(_hooked(found) or "each ReLU gets a hook of its own")
 
 
+def _deconvolution(found: Trace, behaviour: Behaviour | None) -> Verdict:
+    verdict = _guided(found, behaviour)
+    if verdict.status != "valid":
+        return verdict
+    return _valid("it passes through ReLUs that are off, so its size grows with depth: read its pattern only")
+
+
 def _hooked(found: Trace) -> str:
     """Say what plain hooks on this network's modules would have got wrong."""
     findings = hook_findings(found)
@@ -239,7 +246,7 @@ RULES: Mapping[str, Rule] = {
     "guided_backprop": _guided,
     "guided_grad_cam": _guided_grad_cam,
     "grad_cam": _grad_cam,
-    "deconvolution": _guided,
+    "deconvolution": _deconvolution,
     "occlusion": _from_outside,
     "kernel_shap": _regions,
     "equivalent_filter": _equivalent_filter,

@@ -229,10 +229,14 @@ def _peak(overlay: Overlay) -> Index:
 def _around(overlay: Overlay, at: Index) -> Crop:
     """Return the box around the peak within which most of the map lies."""
     grid, magnitude = overlay.map.grid, np.abs(overlay.map.voxels[0])
-    i, j, k = (np.abs(np.arange(n) - a) * mm for n, a, mm in zip(grid.shape, at, grid.spacing_mm, strict=True))
-    distance_mm = np.maximum(np.maximum(i[:, None, None], j[:, None]), k).astype(np.int32)
-    held = np.cumsum(np.bincount(distance_mm.ravel(), weights=magnitude.ravel()))
-    reach = float(np.searchsorted(held, _CLOSE_UP_SHARE * held[-1]) + 1)
+    reaches = np.arange(1, int(_CLOSE_UP_MM[1]) + 1)  # mm
+    i, j, k = (
+        (np.abs(np.arange(n) - a) * mm < reaches[:, None]).astype(magnitude.dtype)
+        for n, a, mm in zip(grid.shape, at, grid.spacing_mm, strict=True)
+    )
+    held = np.einsum("ri,rj,ijr->r", i, j, magnitude @ k.T)  # of the map in the cube of each reach
+    enough = held >= _CLOSE_UP_SHARE * magnitude.sum(dtype=np.float64)
+    reach = float(reaches[enough.argmax()] if enough.any() else reaches[-1])
     return _box(grid, at, at, float(np.clip(1.15 * reach, *_CLOSE_UP_MM)))
 
 

@@ -59,13 +59,13 @@ def _regions(
     highest = torch.full(shape, -torch.inf)
     labels = torch.zeros(shape, dtype=torch.uint8)
     for label in range(bulk):
-        cells = _cells(2 * 10 ** uniform(0, 1, generator), stretch)
+        cells = _cells(2 * 10 ** uniform(0.0, 1.0, generator), stretch)
         level = smooth_field(shape, cells, generator) + uniform(-0.7, 0.3, generator)
         labels.masked_fill_(level > highest, label)
         highest = torch.maximum(highest, level)
     for label in range(bulk, bulk + sheets):
         level = smooth_field(shape, _cells(2 * 10 ** uniform(0.2, 1.1, generator), stretch), generator)
-        inside = (level - uniform(-1, 1, generator)).abs() < uniform(0.04, 0.3, generator)
+        inside = (level - uniform(-1.0, 1.0, generator)).abs() < uniform(0.04, 0.3, generator)
         labels.masked_fill_(inside, label)
     return labels, bulk + sheets
 
@@ -75,7 +75,7 @@ def _paint(labels: Tensor, count: int, stretch: tuple[int, int, int], generator:
     value = 0.05 + 0.95 * torch.rand(count, generator=generator)
     value = value / value.max()  # bright tissue is 1, as in the scaled scans
     strength = (0.24 * torch.rand(count, generator=generator) - 0.08).clamp_min(0)
-    texture = smooth_field(labels.shape, _cells(uniform(8, 56, generator), stretch), generator)
+    texture = smooth_field(labels.shape, _cells(uniform(8.0, 56.0, generator), stretch), generator)
     index = labels.int()
     return value[index] * (1 + strength[index] * texture)
 

@@ -36,7 +36,7 @@ class Corruption:
 
     def sigma_map(self, level: float, shape: Sequence[int], generator: torch.Generator) -> Float[Tensor, "I J K"]:
         """Return a noise level for every voxel: the same everywhere, smoothly varying, or like parallel imaging's."""
-        kind = uniform(0, 1, generator)
+        kind = uniform(0.0, 1.0, generator)
         if kind >= self.varying:
             return torch.full(tuple(shape), level)
         if kind < self.varying / 2:
@@ -65,8 +65,8 @@ def g_factor(shape: Sequence[int], generator: torch.Generator) -> Float[Tensor, 
     Source:
         Pruessmann et al., "SENSE", Magn Reson Med 42 (1999): noise is larger by g where aliased voxels are separated.
     """
-    axis, folds = whole(0, 2, generator), uniform(0.5, 3, generator)
-    phase, square = uniform(0, 1, generator), torch.zeros(tuple(shape))
+    axis, folds = whole(0, 2, generator), uniform(0.5, 3.0, generator)
+    phase, square = uniform(0.0, 1.0, generator), torch.zeros(tuple(shape))
     bands = torch.ones(())
     for a, size in enumerate(shape):
         place = torch.arange(size).div(size).reshape([-1 if b == a else 1 for b in range(3)])

@@ -37,7 +37,7 @@ def whole(low: int, high: int, generator: torch.Generator) -> int:
 
 def chance(probability: float, generator: torch.Generator) -> bool:
     """Draw True with this probability."""
-    return uniform(0, 1, generator) < probability
+    return uniform(0.0, 1.0, generator) < probability
 
 
 def smooth_field(

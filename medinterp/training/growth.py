@@ -88,7 +88,7 @@ def grown(state: State, size: Size, seed: int) -> BiasFreeUNet:
     old = Size.of(state)
     if not size.holds(old):
         raise WeightsMismatch(f"a network of {old} cannot grow into {size}: no number may become smaller")
-    source, target = BiasFreeUNet(old.widths, old.blocks), fresh(size, seed)
+    source, target = fresh(old, seed), fresh(size, seed)
     try:
         source.load_state_dict(state)
     except RuntimeError as error:

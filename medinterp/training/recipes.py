@@ -47,7 +47,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "cuda": Preset(28.0, 16, (48, 48, 64, 64), Size((96, 96, 128), (3, 2, 2)), 12),
     }
 )
-"""Two CPU cores in two hours; one large GPU in half an hour, with the largest network of 15 MB in half precision."""
+"""Two CPU cores in two hours; one large GPU in half an hour, with the largest network of 15 MB in float16."""
 
 
 def preset(device: str) -> Preset:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medinterp.training.draws import chance, log_uniform, uniform
+from medinterp.training.draws import chance, log_uniform, uniform, whole
 
 
 def plant_lesions(
@@ -22,9 +22,9 @@ def plant_lesions(
         return image
     image = image.clone()
     for _ in range(count):
-        centre = tissue[int(uniform(0, len(tissue), generator))] + torch.rand(3, generator=generator) - 0.5
+        centre = tissue[whole(0, len(tissue) - 1, generator)] + torch.rand(3, generator=generator) - 0.5
         radii = log_uniform(1.0, 6.0, generator) * (0.7 + 0.6 * torch.rand(3, generator=generator))
-        contrast = min(0.5, sigma * log_uniform(1, 8, generator)) * (1 if chance(0.5, generator) else -1)
+        contrast = min(0.5, sigma * log_uniform(1.0, 8.0, generator)) * (1 if chance(0.5, generator) else -1)
         low = [max(0, math.floor(float(c - r)) - 1) for c, r in zip(centre, radii, strict=True)]
         high = [math.ceil(float(c + r)) + 2 for c, r in zip(centre, radii, strict=True)]
         region = image[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
@@ -50,7 +50,7 @@ def plant_vessels(
     values = torch.zeros(image.numel())
     for _ in range(count):
         where, share = _tube(image.shape, log_uniform(0.4, widest, generator), generator)
-        value = uniform(0.6, 1.3, generator) if chance(0.7, generator) else uniform(0, 0.2, generator)
+        value = uniform(0.6, 1.3, generator) if chance(0.7, generator) else uniform(0.0, 0.2, generator)
         cover.scatter_reduce_(0, where, share, "amax")
         values[where] = value
     cover, values = cover.reshape(image.shape), values.reshape(image.shape)

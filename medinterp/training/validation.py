@@ -1,5 +1,6 @@
 """Watching a training: PSNR on a scan that is never trained on, and how far the network is from a posterior mean."""
 
+import copy
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medinterp import io
-from medinterp.denoisers.base import Denoiser, scalar_sigma
+from medinterp.denoisers.base import scalar_sigma
 from medinterp.noise.models import add_rician
 from medinterp.testing.linearity import jacobian_asymmetry
 from medinterp.training.draws import seeded
@@ -74,9 +75,10 @@ class TuningScan:
                 found[case.name] = round(-10 * math.log10(float(square) + 1e-12), 3)
         return {**found, "asymmetry": round(self.asymmetry(network), 4)}
 
-    def asymmetry(self, denoiser: Denoiser) -> float:
+    def asymmetry(self, network: nn.Module) -> float:
         """Return the norm of Jv - J'v over that of Jv at 9 % noise, for one white v: 0 for a posterior mean."""
         case = self.cases[1]
         i, j, k = (slice(max(0, (n - _PROBE) // 2), (n + _PROBE) // 2) for n in case.noisy.shape[2:])
         noisy = case.noisy[:, :, i, j, k].to(self.device)
-        return jacobian_asymmetry(denoiser, noisy, scalar_sigma(case.sigma, noisy), generator=seeded(10))
+        frozen = copy.deepcopy(network).requires_grad_(False)  # the scan is differentiated, not the weights
+        return jacobian_asymmetry(frozen, noisy, scalar_sigma(case.sigma, noisy), generator=seeded(10))

@@ -33,7 +33,7 @@ class Views:
         self, volume: Float[Tensor, "I J K"], size: int, generator: torch.Generator
     ) -> Float[Tensor, "size size size"]:
         """Return one view of ``size`` cubed in one of a cube's 48 poses; the volume must be at least that large."""
-        kind = uniform(0, 1, generator)
+        kind = uniform(0.0, 1.0, generator)
         if kind < self.thick:
             view = _thick_slices(volume, size, generator)
         elif kind < self.thick + self.oblique:
@@ -65,12 +65,12 @@ def _thick_slices(volume: Tensor, size: int, generator: torch.Generator) -> Tens
     factor = whole(min(2, most), most, generator)
     extent = [size * factor if a == axis else size for a in range(3)]
     box = _cut(volume, tuple(extent), generator)
-    return box.reshape(*extent[:axis], size, factor, *extent[axis + 1 :]).mean(dim=axis + 1)
+    return box.reshape(*box.shape[:axis], size, factor, *box.shape[axis + 1 :]).mean(dim=axis + 1)
 
 
 def _oblique(volume: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """Turn about a random axis and enlarge, by one trilinear interpolation."""
-    enlarge, angle = uniform(1.0, 1.6, generator), math.radians(uniform(-30, 30, generator))
+    enlarge, angle = uniform(1.0, 1.6, generator), math.radians(uniform(-30.0, 30.0, generator))
     reach = math.ceil(size / enlarge * (abs(math.cos(angle)) + abs(math.sin(angle)))) + 2
     box = _cut(volume, tuple(min(reach, have) for have in volume.shape), generator)
     a, b = math.cos(angle), math.sin(angle)
@@ -111,7 +111,7 @@ def random_contrast(
         generator: where the numbers come from.
         steep: also piecewise linear curves, whose slope of up to 3.6 makes a scan's own noise larger.
     """
-    kind = uniform(0, 1, generator)
+    kind = uniform(0.0, 1.0, generator)
     if kind < 0.6 or (kind >= 0.8 and not steep):
         return image
     if kind < 0.8:

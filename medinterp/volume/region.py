@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from medinterp.errors import EmptyRegion, InputError
 from medinterp.volume.grid import Grid
@@ -46,14 +46,28 @@ def sphere(grid: Grid, centre_mm: tuple[float, float, float], radius_mm: float) 
     """
     if radius_mm <= 0:
         raise InputError(f"a sphere of radius {radius_mm} mm: expected a positive radius")
-    index = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), axis=-1)
-    distance = np.linalg.norm(grid.to_world(index) - np.asarray(centre_mm), axis=-1)
-    if distance.min() > radius_mm:
+    centre = np.asarray(centre_mm, dtype=np.float64)
+    reach = radius_mm * np.linalg.norm(np.linalg.inv(grid.affine)[:3, :3], axis=1)  # of a sphere, in voxels by axis
+    middle = grid.to_index(centre)
+    low = np.clip(np.floor(middle - reach), 0, grid.shape).astype(int)
+    high = np.clip(np.ceil(middle + reach) + 1, low, grid.shape).astype(int)
+    mask = np.zeros(grid.shape, dtype=bool)
+    inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    mask[inside] = _distances(grid, centre, low, high) <= radius_mm
+    if not mask.any():
+        nearest = _distances(grid, centre, np.zeros(3, dtype=int), np.asarray(grid.shape)).min()
         raise EmptyRegion(
             f"the sphere of {radius_mm:g} mm around {tuple(centre_mm)} mm (RAS) holds no voxel: the nearest one is "
-            f"{distance.min():.4g} mm from its centre; check the position, or take a larger radius"
+            f"{nearest:.4g} mm from its centre; check the position, or take a larger radius"
         )
-    return Region(distance <= radius_mm, grid, "sphere")
+    return Region(mask, grid, "sphere")
+
+
+def _distances(grid: Grid, centre_mm: np.ndarray, low: np.ndarray, high: np.ndarray) -> Float[np.ndarray, "I J K"]:
+    """Return how far the voxels from index ``low`` up to ``high`` lie from a point, mm."""
+    index = np.stack(np.meshgrid(*map(np.arange, low, high), indexing="ij"), axis=-1)
+    distance: np.ndarray = np.linalg.norm(grid.to_world(index) - centre_mm, axis=-1)
+    return distance
 
 
 def voxel(grid: Grid, point_mm: tuple[float, float, float]) -> Region:

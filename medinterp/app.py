@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from medinterp.attribution.by_name import division_without_path
 from medinterp.catalogue import find_bundle, versions
 from medinterp.export.results import RunFacts, write_study
 from medinterp.options import RunOptions
@@ -21,7 +22,7 @@ from medinterp.preparation import (
 )
 from medinterp.progress import OnStep, StepInfo, ignore
 from medinterp.resources import check_device, memory_errors, peak_memory_gb, voxel_budget
-from medinterp.results import Result
+from medinterp.results import ExplanationResult, Result
 from medinterp.target_text import without_path
 
 
@@ -47,15 +48,20 @@ class Study:
         for explained in self.result.explanations:
             residual = max(a.residual for a in explained.attributions.values())
             lines.append(
-                f"{explained.measure} of {explained.region.name}: {explained.value_before:.5g} before, "
-                f"{explained.value_after:.5g} after denoising ({explained.unit}); {explained.method}, "
-                f"completeness residual {residual:.1e}"
+                f"{explained.measure} of {explained.region.name}: {_before_and_after(explained)} ({explained.unit}); "
+                f"{explained.method}, completeness residual {residual:.1e}"
             )
         seconds, peak = self.facts.seconds["total"], self.facts.peak_memory_gb
         lines.append(f"{seconds:.1f} s, peak memory {peak:.2f} GB. For research use only, not for diagnosis.")
         places = [("report", "report.html"), ("3D Slicer", "slicer"), ("volumes", "nifti"), ("DICOM", "dicom")]
         lines += [f"{label:<10}{self.folder / place}" for label, place in places if (self.folder / place).exists()]
         return "\n".join(lines)
+
+
+def _before_and_after(explained: ExplanationResult) -> str:
+    if explained.value_before is None:
+        return f"{explained.value_after:.5g}"
+    return f"{explained.value_before:.5g} before, {explained.value_after:.5g} after denoising"
 
 
 def run(
@@ -88,7 +94,7 @@ def run(
     scans = read_inputs(named, chosen)
     on_step(StepInfo("read", len(named), len(named)))
     pipeline = build_pipeline(folder, chosen, device)
-    explanations = build_explanations(chosen, next(iter(scans.values())))
+    explanations = build_explanations(chosen)
     loaded = time.perf_counter() - begun
     with memory_errors():
         result = pipeline.run(
@@ -111,12 +117,14 @@ def run(
 def _facts(bundle: str, pipeline: Pipeline, options: RunOptions, seconds: Mapping[str, float]) -> RunFacts:
     """Return what the run record says beside the results: every choice, and no path."""
     parameters = {k: v for k, v in asdict(options).items() if k not in ("overwrite", "dry_run")}
+    parameters["targets"] = [without_path(t) for t in options.targets]
+    parameters["supervoxels"] = division_without_path(options.supervoxels)
     parameters |= {"bundle": bundle, "sampler": sampler_word(pipeline.sampler), "steps": pipeline.steps}
     return RunFacts(
         bundle=bundle,
         weights_sha256=str(getattr(pipeline.denoiser, "weights_sha256", "")),
         trained_on=tuple(pipeline.modalities),
-        parameters=parameters | {"targets": [without_path(t) for t in options.targets]},
+        parameters=parameters,
         versions=versions(),
         seconds=seconds,
         peak_memory_gb=peak_memory_gb(),

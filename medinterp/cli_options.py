@@ -30,11 +30,25 @@ class Explaining:
     ] = None
     methods: Annotated[
         list[str] | None,
-        typer.Option("--method", help="Attribution method ('medinterp info' lists them); repeatable."),
+        typer.Option(
+            "--method",
+            help="Attribution method ('medinterp info' lists them), name or name:option=value; repeatable.",
+        ),
     ] = None
     measure: Annotated[
-        str, typer.Option(help="What to measure in the region: mean, or contrast to the ring around it.")
+        str,
+        typer.Option(help="What to measure there: mean, contrast (to the ring around), edge_sharpness, ..."),
     ] = RunOptions.measure
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="What stands for absence: noise_resampled, blurred, local_mean, inpainted, zero or ray. "
+            "[default: the method's own]"
+        ),
+    ] = RunOptions.baseline
+    supervoxels: Annotated[
+        str, typer.Option(help="Regions of occlusion-like methods: slic:size_mm=10, blocks, shells, or an atlas file.")
+    ] = RunOptions.supervoxels
     halo: Annotated[
         int | None, typer.Option(help="Voxels of context instead of all that matter; the error is measured.")
     ] = None

@@ -1,7 +1,8 @@
 """One measurement to explain: the region, the method, and the checks that make its certificate."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,20 +13,29 @@ from medinterp.attribution import (
     Attributor,
     Box,
     CropOptions,
-    RegionContrast,
-    RegionMean,
     Target,
     explain_region,
 )
-from medinterp.attribution.crop import crop_box
+from medinterp.attribution.crop import crop_box, crop_method
+from medinterp.attribution.measures import Mean, Measure
+from medinterp.attribution.result import Forward
 from medinterp.denoisers.base import Denoiser
-from medinterp.errors import ConfigError
-from medinterp.volume import Region, Volume, ring
+from medinterp.volume import Region, Volume
 
-RING_GAP_MM = 2.0
-RING_WIDTH_MM = 5.0
 PROOF_HALO = 8
 """Voxels of context for the checks that repeat an explanation: 99.5 % of a region's gradient lies within."""
+
+
+@runtime_checkable
+class MethodOnScan(Protocol):
+    """A method that is made once scan and region are known, such as one over supervoxels."""
+
+    @property
+    def name(self) -> str:
+        """What the method is called."""
+
+    def on(self, scan: Volume, region: Region, seed: int) -> Attributor:
+        """Return the method for one region of one scan."""
 
 
 @dataclass(frozen=True)
@@ -33,31 +43,22 @@ class Explanation:
     """What is to be explained: a measurement in a region, by a method.
 
     Args:
-        attributor: the method.
+        method: the method, or what makes it from scan and region.
         locate: finds the region (of a mask file, a sphere, a voxel) from the scan and, where known, what was removed
             from it.
-        measure: "mean" over the region, or "contrast" of the region to the ring around it.
+        measure: what is measured in the region.
         halo: voxels of context around the region instead of the exact receptive field; its error is measured.
     """
 
-    attributor: Attributor
+    method: Attributor | MethodOnScan
     locate: Callable[[Volume, Volume | None], Region]
-    measure: str = "mean"
+    measure: Measure = field(default_factory=Mean)
     halo: int | None = None
 
-    def target(self, region: Region) -> Target:
-        """Return the measurement as a function of the image.
-
-        Raises:
-            ConfigError: the measure is unknown.
-        """
-        inside = torch.from_numpy(region.mask.copy())
-        if self.measure == "mean":
-            return RegionMean(inside, region.name)
-        if self.measure == "contrast":
-            around = ring(region, gap_mm=RING_GAP_MM, width_mm=RING_WIDTH_MM)
-            return RegionContrast(inside, torch.from_numpy(around.mask.copy()), region.name)
-        raise ConfigError(f"no measure '{self.measure}': choose mean or contrast")
+    def attributor(self, scan: Volume, region: Region, seed: int) -> Attributor:
+        """Return the method for one region of one scan."""
+        make = getattr(self.method, "on", None)
+        return self.method if make is None else make(scan, region, seed)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ class OneInput:
 class Case:
     """One measurement on one denoised input: how it is explained, and how that is checked."""
 
-    explanation: Explanation
+    attributor: Attributor
+    measure: Measure
     name: str
     image: Tensor
     sigma: Tensor
@@ -103,9 +105,16 @@ class Case:
     seed: int
     single: bool = False
 
-    def forward(self, denoiser: Denoiser) -> OneInput:
-        """Return the very forward that made the image, with the given denoiser."""
-        return OneInput(self.name, denoiser, self.sample, self.single)
+    def forward(self, denoiser: Denoiser) -> Forward:
+        """Return the very forward that made the image, with the given denoiser, as the measure looks at it."""
+        return self.measure.view(OneInput(self.name, denoiser, self.sample, self.single))
+
+    def usual_halo(self) -> int | None:
+        """Return the context that is taken when none is asked for: all of it, but little for methods over regions.
+
+        They evaluate the network hundreds of times.
+        """
+        return PROOF_HALO if hasattr(self.attributor, "crop") else None
 
     def explain(
         self,
@@ -115,22 +124,23 @@ class Case:
     ) -> Attribution:
         """Explain the measurement, on the crop that matters; another denoiser may stand in for a check."""
         return explain_region(
-            self.explanation.attributor,
+            self.attributor,
             self.forward(self.denoiser if denoiser is None else denoiser),
             {self.name: self.image},
             {self.name: self.sigma},
             self.target,
-            radius=self.radius,
+            radius=self.measure.radius(self.radius),
             halo=halo,
         )
 
-    def around(self, halo: int) -> "Case":
-        """Return the case with the scan cut to ``halo`` voxels around the region; its answer is near, not the same."""
+    def around(self, halo: int) -> tuple[Box, "Case"]:
+        """Return the box of ``halo`` voxels around the region, and the case there; its answer is near, not the same."""
         shape = (self.image.shape[2], self.image.shape[3], self.image.shape[4])
         box = crop_box(self.target.support(), halo, CropOptions().stride, shape)
         cut = (..., *box.slices)
         sigma = self.sigma if max(self.sigma.shape[2:]) == 1 else self.sigma[cut]
-        return replace(self, image=self.image[cut], sigma=sigma, target=self.target.crop(box))
+        attributor, target = crop_method(self.attributor, box), self.target.crop(box)
+        return box, replace(self, attributor=attributor, image=self.image[cut], sigma=sigma, target=target)
 
     def certify(self, attribution: Attribution) -> Certificate:
         """Check the map against a random network and the network's own linearity, on a crop close to the region."""
@@ -138,13 +148,14 @@ class Case:
         if network is None:
             return certify(attribution)
         generator = torch.Generator().manual_seed(self.seed)
-        near = self.around(PROOF_HALO)
+        box, near = self.around(PROOF_HALO)
+        maps = {name: image[(..., *box.slices)] for name, image in attribution.maps.items()}
         randomisation = check_randomisation(
-            near.explain(halo=None),
+            replace(attribution, maps=maps),
             lambda denoiser: near.explain(halo=None, denoiser=denoiser),
             network,
             generator=generator,
         )
-        closest = self.around(0)  # homogeneity holds voxel by voxel
+        _, closest = self.around(0)  # homogeneity holds voxel by voxel
         homogeneity = homogeneity_residual(self.denoiser, closest.image, closest.sigma)
         return certify(attribution, randomisation=randomisation, homogeneity=homogeneity)

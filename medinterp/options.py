@@ -18,9 +18,13 @@ class RunOptions:
     Args:
         bundle: name or folder.
         targets: "sphere:X,Y,Z,R", "voxel:X,Y,Z" (RAS mm), a mask file, or "auto" (where the model took most away).
-        methods: attribution methods, each applied to every target.
-        measure: "mean" or "contrast".
-        halo: voxels of context in an explanation instead of all that matter.
+        methods: attribution methods, each applied to every target; with options: "occlusion:window_mm=8".
+        measure: "mean", "contrast", or another by name, with options: "contrast:gap_mm=1,width_mm=3".
+        baseline: what stands for absence in methods that compare with it: "noise_resampled", "blurred", "local_mean",
+            "inpainted", "zero", "ray", with options; by default each method's own.
+        supervoxels: how methods over regions divide the scan: "slic:size_mm=10", "blocks:edge_mm=10", "shells" around
+            the region, or an atlas file on the scan's grid.
+        halo: voxels of context in an explanation instead of all that matter; methods over regions take 8 by default.
         sampler: "mean", "ode" or "sde"; by default the bundle's own, which for ours is "mean".
         steps: steps of the reverse diffusion; by default 1 for "mean", 10 for the others.
         series: which series of a DICOM folder, from 1.
@@ -43,6 +47,8 @@ class RunOptions:
     targets: tuple[str, ...] = ("auto",)
     methods: tuple[str, ...] = ("input_x_gradient",)
     measure: str = "mean"
+    baseline: str | None = None
+    supervoxels: str = "slic"
     halo: int | None = None
     sampler: str | None = None
     steps: int | None = None

@@ -21,7 +21,7 @@ from medinterp.progress import OnStep, StepInfo, ignore
 from medinterp.results import ExplanationResult, FusionResult, InputResult, Result
 from medinterp.sampling.samplers import Sampler
 from medinterp.sampling.schedules import Schedule
-from medinterp.volume import Grid, Step, Volume
+from medinterp.volume import Grid, Region, Step, Volume
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,16 @@ class Pipeline:
             on_step: progress callback.
 
         Raises:
-            ConfigError: several inputs are to be explained without being denoised.
+            ConfigError: several inputs are to be explained without being denoised, or by a measure that is not linear.
         """
         if not whole and len(inputs) != 1:
             raise ConfigError(f"explaining alone takes one scan, not {len(inputs)}; run the whole path to fuse them")
+        bent = [e.measure.name for e in explanations if not e.measure.linear]
+        if bent and len(inputs) > 1:
+            raise ConfigError(
+                f"the measure '{bent[0]}' of a fused image does not divide exactly over its inputs; measure mean or "
+                "contrast, or explain one scan"
+            )
         clock = _Clock()
         on_step(StepInfo("noise", 0, len(inputs)))
         noise = {m: self.estimator(scan) for m, scan in inputs.items()}
@@ -152,7 +158,7 @@ class Pipeline:
             clock.lap("fuse")
         explained = []
         for number, explanation in enumerate(explanations):
-            on_step(StepInfo("explain", number, len(explanations), explanation.attributor.name))
+            on_step(StepInfo("explain", number, len(explanations), explanation.method.name))
             explained.append(self._explain(explanation, results, fusion, images, sigmas, seed=seed))
         on_step(StepInfo("explain", len(explanations), len(explanations)))
         clock.lap("explain")
@@ -202,27 +208,34 @@ class Pipeline:
     ) -> ExplanationResult:
         """Explain one measurement, modality by modality; for linear measurements of a fused image this is exact."""
         first, reference = next(iter(results.items()))
-        region = explanation.locate(reference.scan, reference.removed)
-        target = explanation.target(region)
-        targets = {first: target} if fusion is None else self._pull_back(target, results, sigmas)
+        measure, region = explanation.measure, explanation.locate(reference.scan, reference.removed)
+        target = measure.target(region)
+        targets: Mapping[str, Target] = {first: target}
+        regions = {first: region}
+        if fusion is not None:
+            weighted = self._pull_back(target, results, sigmas)
+            targets, regions = weighted, {m: _weighted_region(w, results[m].scan) for m, w in weighted.items()}
         attributions, certificates = {}, {}
         for m, own_target in targets.items():
+            method = explanation.attributor(results[m].scan, regions[m], seed)
             case = Case(
-                explanation, m, images[m], sigmas[m], own_target, self.denoiser, self.radius, self._sampled(seed), seed,
-                single=self.sampler.evaluations(self.steps) == 1 and not self.sampler.stochastic,
+                method, measure, m, images[m], sigmas[m], own_target, self.denoiser, self.radius, self._sampled(seed),
+                seed, single=self.sampler.evaluations(self.steps) == 1 and not self.sampler.stochastic,
             )  # fmt: skip
-            attributions[m] = case.explain(halo=explanation.halo)
+            halo = case.usual_halo() if explanation.halo is None else explanation.halo
+            attributions[m] = case.explain(halo=halo)
             certificates[m] = case.certify(attributions[m])
         if fusion is None:
-            before, after, unit = _measure(target, reference.scan), attributions[first].value, reference.scan.unit
+            before = _measure(target, reference.scan) if measure.of_image else None
+            after, unit = attributions[first].value, measure.unit(reference.scan.unit)
         else:  # the fused image is linear in the denoised ones, so what was removed is what the number changed by
             after, unit = _measure(target, fusion.fused), fusion.fused.unit
             before = after + sum(_measure(targets[m], r.removed) for m, r in results.items() if r.removed is not None)
         return ExplanationResult(
             region=region,
-            measure=explanation.measure,
-            method=explanation.attributor.name,
-            maps={m: _map_volume(a, m, results[m].scan, unit, explanation) for m, a in attributions.items()},
+            measure=measure.name,
+            method=explanation.method.name,
+            maps={m: _map_volume(a, m, results[m].scan, unit, measure.name) for m, a in attributions.items()},
             attributions=attributions,
             certificates=certificates,
             value_before=before,
@@ -236,7 +249,7 @@ class Pipeline:
 
     def _pull_back(
         self, target: Target, results: Mapping[str, InputResult], sigmas: Mapping[str, Tensor]
-    ) -> dict[str, Target]:
+    ) -> dict[str, WeightedSum]:
         """Turn a linear measurement of the fused image into one of each denoised image on its own grid."""
         leaves = {m: torch.from_numpy(r.shown.voxels.copy())[None].requires_grad_() for m, r in results.items()}
         fused, _ = self._fuse(leaves, sigmas, {m: r.scan.grid for m, r in results.items()})
@@ -266,8 +279,13 @@ def _measure(target: Target, volume: Volume) -> float:
     return float(target(torch.from_numpy(volume.voxels.copy())[None])[0])
 
 
-def _map_volume(attribution: Attribution, name: str, scan: Volume, unit: str, explanation: Explanation) -> Volume:
+def _weighted_region(target: WeightedSum, scan: Volume) -> Region:
+    """Return the voxels of a scan that a measurement of the fused image weighs."""
+    return Region((target.weights != 0).cpu().numpy(), scan.grid, target.name)
+
+
+def _map_volume(attribution: Attribution, name: str, scan: Volume, unit: str, measure: str) -> Volume:
     per_input = attribution.kind == "gradient"
     map_unit = unit if not per_input else ("1" if unit == scan.unit else f"{unit} / {scan.unit}")
-    step = Step("explain", {"method": attribution.method, "target": attribution.target, "measure": explanation.measure})
+    step = Step("explain", {"method": attribution.method, "target": attribution.target, "measure": measure})
     return scan.derive(attribution.maps[name][0].detach().cpu().numpy(), step, unit=map_unit)

@@ -55,7 +55,7 @@ def plan(inputs: Inputs, options: RunOptions) -> Plan:
     device = check_device(options.device)
     scans = read_inputs(name_inputs(inputs), options)
     pipeline = build_pipeline(find_bundle(options.bundle), options, device)
-    build_explanations(options, next(iter(scans.values())))
+    build_explanations(options)
     budget = voxel_budget(options.max_memory_gb)
     shapes = {m: scan.grid.shape for m, scan in scans.items()}
     tiles = {m: pipeline.tile(shape, budget) for m, shape in shapes.items()}

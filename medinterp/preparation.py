@@ -3,13 +3,12 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from inspect import signature
 from pathlib import Path
 
 import torch
 
 from medinterp import io
-from medinterp.attribution import Attributor
+from medinterp.attribution.by_name import NamedMethod, parse_measure
 from medinterp.bundle import load_pipeline
 from medinterp.errors import ConfigError, GridMismatch, InputError, OutputError, UnsupportedSeries
 from medinterp.explanation import Explanation
@@ -17,7 +16,6 @@ from medinterp.export.names import input_name
 from medinterp.export.study import StudyFolder
 from medinterp.options import RunOptions
 from medinterp.pipeline import Pipeline
-from medinterp.registry import load as load_plugin
 from medinterp.sampling.samplers import Heun, PosteriorMean, ReverseSDE, Sampler
 from medinterp.target_text import parse_target
 from medinterp.volume import Volume
@@ -140,35 +138,14 @@ def sampler_word(sampler: Sampler) -> str:
     return next(words, type(sampler).__name__)
 
 
-def build_explanations(options: RunOptions, reference: Volume) -> tuple[Explanation, ...]:
-    """Combine every target with every method.
+def build_explanations(options: RunOptions) -> tuple[Explanation, ...]:
+    """Combine every target with every method; what is wrong with their texts is said before minutes of denoising.
 
     Raises:
-        ConfigError: a target, a method or the measure is unknown.
+        ConfigError: a target, a baseline or an option is unknown.
+        PluginError: a method or the measure is.
     """
-    load_plugin("targets", options.measure.partition(":")[0])  # refused here rather than after minutes of denoising
-    found = []
-    for target in dict.fromkeys(options.targets):
-        locate = parse_target(target)
-        for method in dict.fromkeys(options.methods):
-            found.append(Explanation(_attributor(method, reference), locate, options.measure, options.halo))
-    return tuple(found)
-
-
-def _attributor(method: str, reference: Volume) -> Attributor:
-    """Make an attribution method that needs no more than the scan's spacing.
-
-    Raises:
-        ConfigError: the method has settings without which it means nothing.
-    """
-    kind = load_plugin("attributors", method)
-    known = {"spacing_mm": reference.grid.spacing_mm}
-    needed = [name for name, one in signature(kind).parameters.items() if one.default is one.empty]
-    missing = [name for name in needed if name not in known]
-    if missing:
-        raise ConfigError(
-            f"the method '{method}' needs {', '.join(missing)}, which the command line cannot give: make it in Python "
-            "with these settings and pass it to Pipeline.run, or choose another method"
-        )
-    attributor: Attributor = kind(**{name: known[name] for name in needed})
-    return attributor
+    measure = parse_measure(options.measure)
+    methods = [NamedMethod(text, options.baseline, options.supervoxels) for text in dict.fromkeys(options.methods)]
+    located = [parse_target(target) for target in dict.fromkeys(options.targets)]
+    return tuple(Explanation(method, locate, measure, options.halo) for locate in located for method in methods)

@@ -40,7 +40,8 @@ class FusionResult:
 class ExplanationResult:
     """One explained measurement: maps on each input's own grid, the number before and after, the proof.
 
-    For a fused image there is one map, attribution and certificate per input, and their sums add up to the number.
+    What is no property of an image, such as what was removed, has no number before. For a fused image there is one
+    map, attribution and certificate per input, and their sums add up to the number.
     """
 
     region: Region
@@ -49,7 +50,7 @@ class ExplanationResult:
     maps: Mapping[str, Volume]
     attributions: Mapping[str, Attribution]
     certificates: Mapping[str, Certificate]
-    value_before: float
+    value_before: float | None
     value_after: float
     unit: str
 

@@ -12,7 +12,7 @@ from medinterp.attribution.baselines import (
     Ray,
     Zero,
 )
-from medinterp.attribution.by_name import build_attributor, parse_baseline, parse_measure, parse_supervoxels
+from medinterp.attribution.by_name import NamedMethod, parse_baseline, parse_measure, parse_supervoxels
 from medinterp.attribution.capabilities import Capabilities, Cost, capabilities
 from medinterp.attribution.components import Components, non_negative_parts, principal_components
 from medinterp.attribution.concepts import ConceptProbe, ConceptScore, probe_concepts
@@ -113,6 +113,7 @@ __all__ = [
     "Mean",
     "Measure",
     "ModalityNull",
+    "NamedMethod",
     "NoiseResampled",
     "Occlusion",
     "PosteriorVariance",
@@ -142,7 +143,6 @@ __all__ = [
     "atlas_supervoxels",
     "block_maps",
     "block_supervoxels",
-    "build_attributor",
     "capabilities",
     "edge_sharpness",
     "explain_region",

@@ -4,7 +4,8 @@ import importlib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,11 @@ DIVISIONS: Mapping[str, Callable[..., Supervoxels]] = {
     "blocks": supervoxels.block_supervoxels,
     "shells": supervoxels.shell_supervoxels,
 }
+USUAL_BASELINE = "noise_resampled"
+USUAL_DIVISION = "slic"
+_SETTINGS = ("spacing_mm", "grid", "supervoxels", "baseline", "generator")
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_FIXED = ("name", "steps", "reach")
+_FIXED = ("name", "steps", "reach", "part")
 
 
 def parse_measure(text: str) -> Measure:
@@ -97,26 +101,85 @@ def parse_supervoxels(text: str, scan: Volume, region: Region) -> Supervoxels:
     return supervoxels.atlas_supervoxels(io.read(Path(text)), scan)
 
 
-def build_attributor(name: str, **available: Any) -> Attributor:
-    """Return a registered method, given those of the available settings that it takes.
+def division_without_path(text: str) -> str:
+    """Return the text of a division as a record may keep it: an atlas's file name may hold patient data."""
+    return text if text.partition(":")[0] in DIVISIONS else "atlas file"
+
+
+@dataclass(frozen=True)
+class NamedMethod:
+    """A method as text, "occlusion:window_mm=8", made once the scan and the region are known.
 
     Args:
-        name: in the registry.
-        available: for every method that may be asked for: ``spacing_mm``, ``grid``, ``supervoxels``, ``baseline``,
-            ``generator``. What a method does not take is left out.
+        text: a name of the registry's group ``attributors``, and options.
+        baseline: what stands for absence, as text; without it a method that has a baseline of its own keeps it, and
+            others take ``USUAL_BASELINE``.
+        division: the supervoxels of methods over regions, as text.
 
     Raises:
         PluginError: there is no such method.
-        ConfigError: it needs a setting that is not available.
+        ConfigError: it takes no baseline and one is given, or an option is wrong.
     """
-    method: Attributor = _call(registry.load("attributors", name), "", f"method '{name}'", available)
-    return method
+
+    text: str
+    baseline: str | None = None
+    division: str = USUAL_DIVISION
+
+    def __post_init__(self) -> None:
+        make, rest = self._parts()
+        if self.baseline is not None:
+            if "baseline" not in inspect.signature(make).parameters:
+                raise ConfigError(f"the method '{self.name}' compares with no baseline; leave --baseline out")
+            if self.baseline.partition(":")[0] not in BASELINES:
+                raise ConfigError(f"no baseline '{self.baseline}': choose {', '.join(BASELINES)}")
+        _bind(make, rest, f"method '{self.text}'", _SETTINGS)
+
+    @property
+    def name(self) -> str:
+        """What the method is called."""
+        return self.text.partition(":")[0]
+
+    def on(self, scan: Volume, region: Region, seed: int) -> Attributor:
+        """Return the method for one region of one scan.
+
+        Args:
+            scan: the whole scan.
+            region: what is measured, on the scan's grid.
+            seed: of every draw.
+
+        Raises:
+            ConfigError: baseline, division or an option is none of the known ones.
+            GridMismatch: an atlas is on another grid.
+        """
+        make, rest = self._parts()
+        takes = inspect.signature(make).parameters
+        draws = torch.Generator().manual_seed(seed)
+        given: dict[str, Any] = {"spacing_mm": scan.grid.spacing_mm, "grid": scan.grid, "generator": draws}
+        filled = "baseline" in takes and (self.baseline or takes["baseline"].default is inspect.Parameter.empty)
+        wanted = self.baseline or USUAL_BASELINE
+        if "supervoxels" in takes or (filled and wanted.startswith("inpainted")):
+            given["supervoxels"] = parse_supervoxels(self.division, scan, region)
+        if filled:
+            given["baseline"] = parse_baseline(wanted, generator=draws, supervoxels=given.get("supervoxels"))
+        method: Attributor = _call(make, rest, f"method '{self.text}'", given)
+        return method
+
+    def _parts(self) -> tuple[Callable[..., Any], str]:
+        """Return the method's class and the text of its options."""
+        name, _, rest = self.text.partition(":")
+        return registry.load("attributors", name), rest
 
 
 def _call(make: Callable[..., Any], text: str, what: str, available: Mapping[str, Any]) -> Any:
     """Call with the options written in the text and those available settings that it takes."""
+    given = _bind(make, text, what, tuple(available))
+    takes = inspect.signature(make).parameters
+    return make(**{key: value for key, value in available.items() if key in takes}, **given)
+
+
+def _bind(make: Callable[..., Any], text: str, what: str, available: Collection[str]) -> dict[str, Any]:
+    """Return the options written in the text, checked against those that it takes and that are not available."""
     known = {key: option for key, option in inspect.signature(make).parameters.items() if key not in _FIXED}
-    chosen = {key: value for key, value in available.items() if key in known}
     writable = [key for key in known if key not in available]
     given: dict[str, Any] = {}
     for part in text.split(",") if text else []:
@@ -127,10 +190,10 @@ def _call(make: Callable[..., Any], text: str, what: str, available: Mapping[str
                 f"{', '.join(writable) or 'none'}"
             )
         given[key] = _read(make, known[key], value, what)
-    missing = [key for key, option in known.items() if option.default is option.empty and key not in given | chosen]
+    missing = [k for k, option in known.items() if option.default is option.empty and k not in {*given, *available}]
     if missing:
         raise ConfigError(f"{what} needs {', '.join(missing)}, which was not given")
-    return make(**chosen, **given)
+    return given
 
 
 def _read(make: Callable[..., Any], option: inspect.Parameter, value: str, what: str) -> Any:

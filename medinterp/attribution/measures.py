@@ -54,6 +54,11 @@ class Measure(ABC):
             EmptyRegion: the scan holds no voxel of the surroundings it needs.
         """
 
+    @property
+    def of_image(self) -> bool:
+        """Whether it looks at the output image itself, so that the scan before has such a number too."""
+        return type(self).view is Measure.view
+
     def unit(self, image_unit: str) -> str:
         """Return the unit of the number, for an output image in the given unit; the image's own unless overridden."""
         return image_unit

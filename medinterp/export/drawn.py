@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medinterp.attribution import RegionAttribution
 from medinterp.export.overlay import Clusters, default_threshold, make_overlay, search_clusters
-from medinterp.export.words import method_words
+from medinterp.export.words import measure_words, method_words
 from medinterp.results import ExplanationResult, Result
 from medinterp.volume import Overlay
 
@@ -32,7 +33,7 @@ def draw_maps(result: Result) -> Iterator[Drawn]:
     """Yield every map of a result, named by method and measure, with a number where names would repeat."""
     seen: dict[str, int] = {}
     for explained in result.explanations:
-        words = f"{explained.method.replace('_', '')}-{explained.measure}"
+        words = f"{explained.method}-{explained.measure}".replace("_", "")
         seen[words] = seen.get(words, 0) + 1
         name = words if seen[words] == 1 else f"{words}-{seen[words]}"
         for input_name, volume in explained.maps.items():
@@ -40,7 +41,7 @@ def draw_maps(result: Result) -> Iterator[Drawn]:
             title = method_words(explained.method).title
             overlay = make_overlay(
                 result.inputs[input_name].shown, volume, name=name, signed=True, clusters=clusters,
-                description=f"{title} of the {explained.measure} in {explained.region.name}",
+                description=f"{title} of the {measure_words(explained.measure)} in {explained.region.name}",
             )  # fmt: skip
             yield Drawn(input_name, explained, overlay, clusters)
 
@@ -57,3 +58,26 @@ def write_cluster_table(drawn: Sequence[Drawn], path: Path) -> None:
                 place = [f"{p:.3f}" for p in s.peak_mm]
                 table.writerow([d.input_name, d.overlay.name, s.label, f"{s.sign:+d}", *place, f"{s.peak_value:.6g}",
                                 f"{s.volume_mm3:.6g}", f"{s.total:.6g}", d.overlay.map.unit])  # fmt: skip
+
+
+def write_region_table(result: Result, path: Path) -> None:
+    """Write what each region of the methods over regions brings as tab-separated values; no such method, no file."""
+    rows = [
+        (name, explained, row)
+        for explained in result.explanations
+        for name, attribution in explained.attributions.items()
+        if isinstance(attribution, RegionAttribution)
+        for row in attribution.regions
+    ]
+    if not rows:
+        return
+    columns = ["input", "method", "measure", "region", "name", "centre_x_mm", "centre_y_mm", "centre_z_mm",
+               "volume_mm3", "value", "standard_error", "unit"]  # fmt: skip
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, delimiter="\t", lineterminator="\n")
+        table.writerow(columns)
+        for name, explained, row in rows:
+            place = [f"{p:.3f}" for p in row.centre_mm]
+            error = "" if row.standard_error is None else f"{row.standard_error:.6g}"
+            table.writerow([name, explained.method, explained.measure, row.label, row.name, *place,
+                            f"{row.volume_mm3:.6g}", f"{row.value:.6g}", error, explained.unit])  # fmt: skip

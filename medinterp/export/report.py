@@ -114,7 +114,7 @@ class ExplanationSection:
         target: what was measured, in words, for example "mean inside the sphere of 5 mm at L 36, P 19, S 31".
         method: registered name of the method.
         unit: unit of the number.
-        value_before: the number on the scan as read.
+        value_before: the number on the scan as read, None where a scan has no such number.
         value_after: the number on the result: what the maps explain.
         maps: one map per input.
         checks: the certificate.
@@ -125,12 +125,20 @@ class ExplanationSection:
     target: str
     method: str
     unit: str
-    value_before: float
+    value_before: float | None
     value_after: float
     maps: tuple[ExplainedMap, ...]
     checks: tuple[Check, ...] = ()
     rows: Rows = ()
     notes: tuple[str, ...] = ()
+
+    def numbers(self) -> Rows:
+        """Return the number before, after and its change, as rows of a table."""
+        after = ("After, on the result", words.quantity(self.value_after, self.unit))
+        if self.value_before is None:
+            return (after,)
+        before = ("Before, on the scan as read", words.quantity(self.value_before, self.unit))
+        return (before, after, ("Change", words.quantity(self.value_after - self.value_before, self.unit)))
 
     @property
     def words(self) -> words.MethodWords:
@@ -161,8 +169,8 @@ class ReportContext:
     @property
     def measured(self) -> Mapping[ExplanationSection, str]:
         """One explanation for each measurement, and the titles of all methods that explain the same one."""
-        titles: dict[tuple[str, float, float], list[str]] = {}
-        first: dict[tuple[str, float, float], ExplanationSection] = {}
+        titles: dict[tuple[str, float | None, float], list[str]] = {}
+        first: dict[tuple[str, float | None, float], ExplanationSection] = {}
         for e in self.explanations:
             key = (e.target, e.value_before, e.value_after)
             first.setdefault(key, e)

@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from medinterp.export.drawn import Drawn, draw_maps, write_cluster_table
+from medinterp.export.drawn import Drawn, draw_maps, write_cluster_table, write_region_table
 from medinterp.export.input_files import write_dicom, write_slicer_scene, write_volumes
 from medinterp.export.record import write_dataset_description, write_run_json
 from medinterp.export.report import write_report
@@ -43,6 +43,7 @@ def write_study(result: Result, facts: RunFacts, folder: Path, *, overwrite: boo
             for image in images:
                 image.result()
         write_cluster_table(drawn, study.path / "clusters.tsv")
+        write_region_table(result, study.path / "regions.tsv")
         write_dataset_description(study.path, version=facts.versions["medinterp"])
         write_run_json(study.path, record)
     on_step(StepInfo("export", stages, stages))

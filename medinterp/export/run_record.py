@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from medinterp.attribution import Attribution, RegionAttribution
 from medinterp.results import ExplanationResult, InputResult, Result
 
 
@@ -89,9 +90,17 @@ def explanation_record(explained: ExplanationResult) -> dict[str, Any]:
                 "noise_share": dict(attribution.noise_share),
                 "convergence": attribution.convergence,
                 "evaluations": attribution.evaluations,
+                **_regions_record(attribution),
                 "statistics": dict(attribution.statistics),
                 "certificate": asdict(explained.certificates[name]),
             }
             for name, attribution in explained.attributions.items()
         },
     }
+
+
+def _regions_record(attribution: Attribution) -> dict[str, Any]:
+    """Return what a method over regions compared with, and how it divided the scan."""
+    if not isinstance(attribution, RegionAttribution):
+        return {}
+    return {"baseline": attribution.baseline, "divided_by": attribution.divided_by}

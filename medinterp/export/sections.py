@@ -6,6 +6,7 @@ from typing import Any
 from medinterp.export.drawn import Drawn
 from medinterp.export.report import Check, ExplainedMap, ExplanationSection, InputSection, ReportContext
 from medinterp.export.run_record import RunFacts
+from medinterp.export.words import measure_words
 from medinterp.results import ExplanationResult, InputResult, Result
 from medinterp.volume import Region
 
@@ -67,7 +68,7 @@ def _explanation_section(explained: ExplanationResult, drawn: tuple[Drawn, ...])
             if not (exact and key.startswith("halo"))
         ]
     return ExplanationSection(
-        target=f"{explained.measure} of {explained.region.name} at {_place(explained.region)}",
+        target=f"{measure_words(explained.measure)} of {explained.region.name} at {_place(explained.region)}",
         method=explained.method,
         unit=explained.unit,
         value_before=explained.value_before,

@@ -75,6 +75,11 @@ def method_words(name: str) -> MethodWords:
     return MethodWords(known.title, known.says, f"{known.says_not} {_ALWAYS}")
 
 
+def measure_words(name: str) -> str:
+    """Return what a measure is called in a sentence."""
+    return name.replace("_", " ")
+
+
 def number(value: float, digits: int = 4) -> str:
     """Write a number with a few significant digits, for example "0.01230", "−1.500 × 10⁻⁷", "not available".
 

@@ -244,10 +244,20 @@ def test_patient_data_in_a_path_never_reaches_an_error_message(tmp_path: Path) -
     assert "DOE_JANE" not in done.stderr
 
 
-@pytest.mark.parametrize("method", ["occlusion", "exact_shapley", "lime"])
-def test_a_method_that_needs_settings_is_refused_by_name_before_any_work(tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--method", "occlusion:window=8"), "'window=8' is not an option"),
+        (("--method", "saliency", "--baseline", "blurred"), "compares with no baseline"),
+        (("--measure", "contrast:gap_mm=-1"), "expected a gap"),
+        (("--measure", "class_score"), "needs network"),
+    ],
+)
+def test_a_wrong_setting_of_a_method_or_measure_is_refused_before_any_work(
+    tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
     scan = write_scan(tmp_path / "scan.nii.gz")
-    found = _cli("explain", scan, "-o", tmp_path / "out", "--target", "voxel:0,0,0", "--method", method)
+    found = _cli("explain", scan, "-o", tmp_path / "out", "--target", "voxel:0,0,0", *options)
     assert found.exit_code == 4
-    assert f"'{method}' needs" in found.stderr
+    assert words in found.stderr
     assert not (tmp_path / "out").exists()

@@ -16,27 +16,29 @@ from medinterp.attribution import (
     ExactShapley,
     FeatureAblation,
     Given,
+    IntegratedGradients,
     KernelShap,
     Lime,
     LocalMean,
     ModalityNull,
+    NamedMethod,
     NoiseResampled,
     Occlusion,
     RegionMean,
     SampledShapley,
     Zero,
     block_supervoxels,
-    build_attributor,
     explain_region,
     label_supervoxels,
     shell_supervoxels,
 )
+from medinterp.attribution.by_name import USUAL_BASELINE
 from medinterp.attribution.game import SupervoxelGame
 from medinterp.attribution.perturbation import cropped
 from medinterp.attribution.shapley import draw_kernel_coalitions, draw_orders, fit_additive, local_linear, proximity
 from medinterp.errors import ConfigError, GridMismatch, MethodNotValid, ModelError
 from medinterp.testing.attribution_oracles import SCAN, DenoiserForward, PeronaMalikStep
-from medinterp.volume import Grid, sphere
+from medinterp.volume import Grid, Provenance, Region, Source, Volume, sphere
 
 SHAPE = (12, 10, 8)
 GRID = Grid(SHAPE, np.diag([1.0, 1.0, 1.5, 1.0]))
@@ -448,15 +450,31 @@ def test_settings_that_make_no_sense_are_refused(make):
 
 
 def test_methods_are_built_by_name_from_what_is_available():
-    available = {
-        "supervoxels": block_supervoxels(GRID, 6.0), "baseline": START, "generator": seeded(), "grid": GRID,
-        "spacing_mm": GRID.spacing_mm,
-    }  # fmt: skip
+    volume = Volume(np.zeros((1, *GRID.shape), dtype=np.float32), GRID, "1", "MR", Provenance(Source("memory")))
+    mask = np.zeros(GRID.shape, dtype=bool)
+    mask[4, 4, 4] = True
+    one = Region(mask, GRID, "voxel")
     for name in ("occlusion", "feature_ablation", "exact_shapley", "sampled_shapley", "kernel_shap", "lime"):
-        assert build_attributor(name, **available).name == name
-    assert build_attributor("equivalent_filter", **available).spacing_mm == GRID.spacing_mm
-    with pytest.raises(ConfigError, match="needs supervoxels, baseline"):
-        build_attributor("feature_ablation", spacing_mm=GRID.spacing_mm)
+        made = NamedMethod(name, division="blocks:edge_mm=6").on(volume, one, seed=1)
+        assert (made.name, made.baseline.name) == (name, USUAL_BASELINE)
+    assert NamedMethod("equivalent_filter").on(volume, one, seed=1).spacing_mm == GRID.spacing_mm
+    assert NamedMethod("occlusion:window_mm=7", "blurred:width=2").on(volume, one, seed=1).window_mm == 7
+    assert NamedMethod("integrated_gradients").on(volume, one, seed=1).baseline == IntegratedGradients().baseline
+    assert NamedMethod("lime", "inpainted", "shells").on(volume, one, seed=1).supervoxels.regions[0].name == "voxel"
+
+
+@pytest.mark.parametrize(
+    ("text", "baseline", "words"),
+    [
+        ("saliency", "blurred", "no baseline"),
+        ("occlusion:window=7", None, "not an option"),
+        ("occlusion:window_mm=wide", None, "not a float"),
+        ("occlusion", "black", "choose noise_resampled"),
+    ],
+)
+def test_what_is_wrong_with_a_named_method_is_said_before_there_is_a_scan(text, baseline, words):
+    with pytest.raises(ConfigError, match=words):
+        NamedMethod(text, baseline)
 
 
 def test_the_cost_that_is_declared_is_the_cost_that_is_paid():

@@ -28,11 +28,12 @@ from medinterp.target_text import without_path
 
 @dataclass(frozen=True)
 class Study:
-    """A finished study folder and the result it was written from."""
+    """A finished study folder, the result it was written from, and the seconds it all took."""
 
     folder: Path
     result: Result
     facts: RunFacts
+    seconds: float
 
     def summary(self) -> str:
         """Return what the command line prints at the end."""
@@ -51,8 +52,8 @@ class Study:
                 f"{explained.measure} of {explained.region.name}: {_before_and_after(explained)} ({explained.unit}); "
                 f"{explained.method}, completeness residual {residual:.1e}"
             )
-        seconds, peak = self.facts.seconds["total"], self.facts.peak_memory_gb
-        lines.append(f"{seconds:.1f} s, peak memory {peak:.2f} GB. For research use only, not for diagnosis.")
+        peak = self.facts.peak_memory_gb
+        lines.append(f"{self.seconds:.1f} s, peak memory {peak:.2f} GB. For research use only, not for diagnosis.")
         places = [("report", "report.html"), ("3D Slicer", "slicer"), ("volumes", "nifti"), ("DICOM", "dicom")]
         lines += [f"{label:<10}{self.folder / place}" for label, place in places if (self.folder / place).exists()]
         return "\n".join(lines)
@@ -102,16 +103,16 @@ def run(
             explanations,
             seed=chosen.seed,
             device=str(device),
-            max_voxels=voxel_budget(chosen.max_memory_gb),
+            max_voxels=voxel_budget(chosen.max_memory_gb, device),
             whole=chosen.whole,
             on_step=on_step,
         )
-    seconds = {"load": loaded, **result.seconds, "total": time.perf_counter() - begun}
+    seconds = {"load": loaded, **result.seconds}
     facts = _facts(folder.name, pipeline, chosen, seconds)
     on_step(StepInfo("export", 0, 1))
     written = write_study(result, facts, place, overwrite=chosen.overwrite, on_step=on_step)
     on_step(StepInfo("export", 1, 1))
-    return Study(written, result, facts)
+    return Study(written, result, facts, time.perf_counter() - begun)
 
 
 def _facts(bundle: str, pipeline: Pipeline, options: RunOptions, seconds: Mapping[str, float]) -> RunFacts:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from medinterp import io
 from medinterp.errors import BundleError, MedinterpError
-from medinterp.pipeline import Pipeline
+from medinterp.pipeline import Pipeline, sigma_tensor
 from medinterp.registry import provider_packages
 from medinterp.volume import Grid, Provenance, Source, Volume
 
@@ -190,7 +190,6 @@ class PipelineInferer:
         values = torch.as_tensor(sample).detach().cpu().numpy()
         modality, unit = str(meta.get("modality", "MR")), str(meta.get("unit", "a.u."))
         volume = Volume(values, Grid(shape, affine), unit, modality, Provenance(Source("memory")))
-        sigma = self.pipeline.estimator(volume).sigma
         image = torch.as_tensor(volume.voxels.copy(), device=sample.device)[None]
-        level = image.new_full((1, 1, 1, 1, 1), sigma)
+        level = sigma_tensor(self.pipeline.estimator(volume), image)
         return self.pipeline.denoise(image, level, seed=self.seed, graph=torch.is_grad_enabled())[0]

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medinterp.assessment.certificate import Certificate, certify, check_randomisation, homogeneity_residual
 from medinterp.attribution import (
@@ -13,13 +14,16 @@ from medinterp.attribution import (
     Attributor,
     Box,
     CropOptions,
+    InputXGradient,
+    Saliency,
     Target,
     explain_region,
 )
 from medinterp.attribution.crop import crop_box, crop_method
 from medinterp.attribution.measures import Mean, Measure
-from medinterp.attribution.result import Forward
+from medinterp.attribution.result import Forward, Kind
 from medinterp.denoisers.base import Denoiser
+from medinterp.errors import MethodNotValid
 from medinterp.volume import Region, Volume
 
 PROOF_HALO = 8
@@ -133,6 +137,20 @@ class Case:
             halo=halo,
         )
 
+    def explain_or_plain(self, kind: Kind, denoiser: Denoiser) -> Attribution:
+        """Explain with another denoiser; by the plain gradient where the method has nothing to hold on to.
+
+        A denoiser without layers, such as the one that returns its input, has no block and no activation whose rule
+        could differ from the gradient's.
+        """
+        try:
+            return self.explain(halo=None, denoiser=denoiser)
+        except MethodNotValid:
+            if isinstance(denoiser, nn.Module):
+                raise
+            plain = InputXGradient() if kind == "contribution" else Saliency()
+            return replace(self, attributor=plain).explain(halo=None, denoiser=denoiser)
+
     def around(self, halo: int) -> tuple[Box, "Case"]:
         """Return the box of ``halo`` voxels around the region, and the case there; its answer is near, not the same."""
         shape = (self.image.shape[2], self.image.shape[3], self.image.shape[4])
@@ -152,7 +170,7 @@ class Case:
         maps = {name: image[(..., *box.slices)] for name, image in attribution.maps.items()}
         randomisation = check_randomisation(
             replace(attribution, maps=maps),
-            lambda denoiser: near.explain(halo=None, denoiser=denoiser),
+            partial(near.explain_or_plain, attribution.kind),
             network,
             generator=generator,
         )

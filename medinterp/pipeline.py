@@ -133,6 +133,10 @@ class Pipeline:
         """
         if not whole and len(inputs) != 1:
             raise ConfigError(f"explaining alone takes one scan, not {len(inputs)}; run the whole path to fuse them")
+        if self.sampler.stochastic and any(e.halo is not None for e in explanations):
+            raise ConfigError(
+                "a halo with a random sampler: a crop would draw other noise than the image; leave it out"
+            )
         bent = [e.measure.name for e in explanations if not e.measure.linear]
         if bent and len(inputs) > 1:
             raise ConfigError(
@@ -142,9 +146,10 @@ class Pipeline:
         clock = _Clock()
         on_step(StepInfo("noise", 0, len(inputs)))
         noise = {m: self.estimator(scan) for m, scan in inputs.items()}
+        on_step(StepInfo("noise", len(inputs), len(inputs)))
         clock.lap("noise")
         images = {m: torch.as_tensor(scan.voxels.copy(), device=device)[None] for m, scan in inputs.items()}
-        sigmas = {m: _sigma_tensor(noise[m], images[m]) for m in inputs}
+        sigmas = {m: sigma_tensor(noise[m], images[m]) for m in inputs}
         grids = {m: scan.grid for m, scan in inputs.items()}
         tiles = {m: self.tile(grid.shape, max_voxels) for m, grid in grids.items()}
         with torch.no_grad():  # the one place: whole volumes are made without a graph, explanations make their own
@@ -222,19 +227,25 @@ class Pipeline:
                 method, measure, m, images[m], sigmas[m], own_target, self.denoiser, self.radius, self._sampled(seed),
                 seed, single=self.sampler.evaluations(self.steps) == 1 and not self.sampler.stochastic,
             )  # fmt: skip
-            halo = case.usual_halo() if explanation.halo is None else explanation.halo
+            halo = explanation.halo
+            if halo is None and not self.sampler.stochastic:
+                halo = case.usual_halo()
             attributions[m] = case.explain(halo=halo)
             certificates[m] = case.certify(attributions[m])
         if fusion is None:
+            shown = reference.denoised if measure.of_image else None
             before = _measure(target, reference.scan) if measure.of_image else None
-            after, unit = attributions[first].value, measure.unit(reference.scan.unit)
+            after = attributions[first].value if shown is None else _measure(target, shown)
+            unit = measure.unit(reference.scan.unit)
         else:  # the fused image is linear in the denoised ones, so what was removed is what the number changed by
             after, unit = _measure(target, fusion.fused), fusion.fused.unit
-            before = after + sum(_measure(targets[m], r.removed) for m, r in results.items() if r.removed is not None)
+            removed = {m: results[m].removed for m in targets}
+            before = after + sum(_measure(targets[m], volume) for m, volume in removed.items() if volume is not None)
         return ExplanationResult(
             region=region,
             measure=measure.name,
             method=explanation.method.name,
+            asked=getattr(explanation.method, "text", explanation.method.name),
             maps={m: _map_volume(a, m, results[m].scan, unit, measure.name) for m, a in attributions.items()},
             attributions=attributions,
             certificates=certificates,
@@ -250,11 +261,13 @@ class Pipeline:
     def _pull_back(
         self, target: Target, results: Mapping[str, InputResult], sigmas: Mapping[str, Tensor]
     ) -> dict[str, WeightedSum]:
-        """Turn a linear measurement of the fused image into one of each denoised image on its own grid."""
+        """Turn a linear measurement of the fused image into one of each denoised image that it looks at."""
         leaves = {m: torch.from_numpy(r.shown.voxels.copy())[None].requires_grad_() for m, r in results.items()}
-        fused, _ = self._fuse(leaves, sigmas, {m: r.scan.grid for m, r in results.items()})
+        levels = {m: sigma.cpu() for m, sigma in sigmas.items()}
+        fused, _ = self._fuse(leaves, levels, {m: r.scan.grid for m, r in results.items()})
         weights = torch.autograd.grad(target(fused).sum(), list(leaves.values()))
-        return {m: WeightedSum(w[0, 0], target.name) for m, w in zip(leaves, weights, strict=True)}
+        found = {m: w[0, 0] for m, w in zip(leaves, weights, strict=True) if bool(w.any())}
+        return {m: WeightedSum(w, target.name) for m, w in found.items()}
 
 
 class _Clock:
@@ -269,7 +282,8 @@ class _Clock:
         self.seconds[stage], self._last = now - self._last, now
 
 
-def _sigma_tensor(noise: NoiseEstimate, image: Tensor) -> Tensor:
+def sigma_tensor(noise: NoiseEstimate, image: Tensor) -> Tensor:
+    """Return a noise estimate as a denoiser wants it: a map on the image's grid where there is one, else a scalar."""
     if noise.map is None:
         return image.new_full((1, 1, 1, 1, 1), noise.sigma)
     return torch.as_tensor(noise.map.voxels.copy(), device=image.device)[None]

@@ -47,7 +47,7 @@ class Plan:
 
 
 def plan(inputs: Inputs, options: RunOptions) -> Plan:
-    """Say what a run would do and cost; scans, options, targets and methods are checked as the run would.
+    """Say what a run would do and cost; scans, options, targets and methods are checked, the output place is not.
 
     Raises:
         MedinterpError: the run itself would be refused for the same reason.
@@ -56,7 +56,7 @@ def plan(inputs: Inputs, options: RunOptions) -> Plan:
     scans = read_inputs(name_inputs(inputs), options)
     pipeline = build_pipeline(find_bundle(options.bundle), options, device)
     build_explanations(options)
-    budget = voxel_budget(options.max_memory_gb)
+    budget = voxel_budget(options.max_memory_gb, device)
     shapes = {m: scan.grid.shape for m, scan in scans.items()}
     tiles = {m: pipeline.tile(shape, budget) for m, shape in shapes.items()}
     crops = {m: _crops(shape, tiles[m], pipeline) for m, shape in shapes.items()}

@@ -60,7 +60,7 @@ def check_output(output: str | Path, inputs: Mapping[str, Path], options: RunOpt
     for name, path in inputs.items():
         if place.is_relative_to(_real(path)):
             raise OutputError(f"the output folder is, or lies inside, the input '{name}'; choose a folder outside it")
-    for path in (*inputs.values(), *map(Path, options.targets)):
+    for path in (*inputs.values(), *map(Path, (*options.targets, options.supervoxels, options.bundle))):
         if os.path.exists(path) and _real(path).is_relative_to(place):
             raise OutputError("the output folder holds an input of this run; choose another folder")
     return place
@@ -91,8 +91,13 @@ def read_inputs(paths: Mapping[str, Path], options: RunOptions) -> dict[str, Vol
         twin = next((m for m in list(scans)[:number] if hashes[m] == hashes[other]), None)
         if twin is not None:
             raise InputError(f"'{other}' is the same scan as '{twin}'; give each scan once")
+        if options.resample:
+            continue
         why = scans[first].grid.mismatch(scans[other].grid)
-        if why is not None and not options.resample:
+        frames = {scans[first].grid.frame_uid, scans[other].grid.frame_uid}
+        if why is None and None not in frames and len(frames) == 2:
+            why = "the scanner says that it measured them in different frames of reference"
+        if why is not None:
             raise GridMismatch(
                 f"'{other}' is on another grid than '{first}': {why}; if both are in the same patient space, allow "
                 "interpolation with --resample, else register them first"

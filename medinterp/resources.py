@@ -12,6 +12,7 @@ from medinterp.denoisers.tiled import BYTES_PER_VOXEL
 from medinterp.errors import DeviceError
 
 SHARE_OF_FREE = 0.75
+CPU = torch.device("cpu")
 
 
 def check_device(name: str) -> torch.device:
@@ -34,22 +35,23 @@ def check_device(name: str) -> torch.device:
     return device
 
 
-def voxel_budget(max_memory_gb: float | None) -> int:
+def voxel_budget(max_memory_gb: float | None, device: torch.device = CPU) -> int:
     """Return how many voxels the network may see at once within the memory limit.
 
     Args:
         max_memory_gb: limit for the whole process, in GB; None for three quarters of what is free.
+        device: where the network runs: a CUDA device's own memory counts, else the machine's.
 
     Raises:
         DeviceError: the limit is below what one tile needs, or above what the machine has.
     """
-    memory = psutil.virtual_memory()
+    free, total, used = _memory(device)
     if max_memory_gb is None:
-        usable = SHARE_OF_FREE * memory.available
-    elif max_memory_gb * 1e9 > memory.total:
-        raise DeviceError(f"--max-memory {max_memory_gb:g}: this machine has {memory.total / 1e9:.1f} GB; ask for less")
+        usable = SHARE_OF_FREE * free
+    elif max_memory_gb * 1e9 > total:
+        raise DeviceError(f"--max-memory {max_memory_gb:g}: {device} has {total / 1e9:.1f} GB; ask for less")
     else:
-        usable = max_memory_gb * 1e9 - psutil.Process().memory_info().rss
+        usable = max_memory_gb * 1e9 - used
     budget = int(usable / BYTES_PER_VOXEL)
     if budget < 64**3:
         raise DeviceError(
@@ -57,6 +59,15 @@ def voxel_budget(max_memory_gb: float | None) -> int:
             f"({64**3 * BYTES_PER_VOXEL / 1e9:.2f} GB); raise --max-memory or free memory"
         )
     return budget
+
+
+def _memory(device: torch.device) -> tuple[int, int, int]:
+    """Return the bytes that are free on a device, that it has, and that this process holds already."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return free, total, torch.cuda.memory_reserved(device)
+    memory = psutil.virtual_memory()
+    return memory.available, memory.total, psutil.Process().memory_info().rss
 
 
 def peak_memory_gb() -> float:

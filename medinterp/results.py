@@ -40,13 +40,15 @@ class FusionResult:
 class ExplanationResult:
     """One explained measurement: maps on each input's own grid, the number before and after, the proof.
 
-    What is no property of an image, such as what was removed, has no number before. For a fused image there is one
-    map, attribution and certificate per input, and their sums add up to the number.
+    ``asked`` is the method with its options, as the user wrote it. What is no property of an image, such as what
+    was removed, has no number before. For a fused image there is one map, attribution and certificate per input,
+    and their sums add up to the number.
     """
 
     region: Region
     measure: str
     method: str
+    asked: str
     maps: Mapping[str, Volume]
     attributions: Mapping[str, Attribution]
     certificates: Mapping[str, Certificate]

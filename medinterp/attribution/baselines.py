@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medinterp.attribution.result import Forward
+from medinterp.attribution.result import Forward, image_forward
 from medinterp.attribution.targets import Box
 from medinterp.errors import ConfigError, InputError, MethodNotValid
 
@@ -210,7 +210,7 @@ class NoiseResampled:
             MethodNotValid: the forward's image cannot stand in for the input (several inputs, or another shape).
         """
         with torch.no_grad():  # the baseline is a fixed point of the path, not a function of the input
-            clean = forward(inputs, sigmas)
+            clean = image_forward(forward)(inputs, sigmas)
         name, image = next(iter(inputs.items()))
         if len(inputs) > 1 or clean.shape != image.shape:
             raise MethodNotValid(

@@ -201,7 +201,7 @@ def _read(make: Callable[..., Any], option: inspect.Parameter, value: str, what:
     field = getattr(make, "__dataclass_fields__", {}).get(option.name)
     how = field.metadata.get(READ) if field is not None else None
     if how == "denoiser":
-        return registry.load("denoisers", value)()
+        return _denoiser(value, what)
     if how == "import":
         return _import(value)
     kind = _plain(option.annotation)
@@ -211,6 +211,14 @@ def _read(make: Callable[..., Any], option: inspect.Parameter, value: str, what:
         return _BOOLEANS[value.lower()] if kind is bool else kind(value)
     except (KeyError, ValueError) as error:
         raise ConfigError(f"{what}: '{value}' is not a {kind.__name__} for the option {option.name}") from error
+
+
+def _denoiser(name: str, what: str) -> Any:
+    make = registry.load("denoisers", name)
+    needed = [key for key, option in inspect.signature(make).parameters.items() if option.default is option.empty]
+    if needed:
+        raise ConfigError(f"{what}: the denoiser '{name}' needs {', '.join(needed)}; make it in Python")
+    return make()
 
 
 def _plain(kind: Any) -> Any:

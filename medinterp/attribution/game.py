@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from medinterp.attribution.baselines import Baseline
 from medinterp.attribution.measurement import Measurement
-from medinterp.attribution.result import Attribution, Forward
+from medinterp.attribution.result import Attribution, Forward, image_forward
 from medinterp.attribution.shapley import Coalition, Shares
 from medinterp.attribution.supervoxels import Supervoxels
 from medinterp.attribution.targets import Target
@@ -98,10 +99,19 @@ class WatchedForward:
         self.seen: set[str] = set()
         self.evaluations = 0
 
+    @property
+    def image_forward(self) -> Forward:
+        """The forward of the output image where this one looks at a view of it, watched as well."""
+        behind = image_forward(self.forward)
+        return self if behind is self.forward else partial(self._watch, behind)
+
     def __call__(self, inputs: Mapping[str, Tensor], sigmas: Mapping[str, Tensor]) -> Tensor:
         """Return the image."""
+        return self._watch(self.forward, inputs, sigmas)
+
+    def _watch(self, forward: Forward, inputs: Mapping[str, Tensor], sigmas: Mapping[str, Tensor]) -> Tensor:
         self.evaluations += 1
-        return self.forward(Watched(inputs, self.seen), Watched(sigmas, self.seen))
+        return forward(Watched(inputs, self.seen), Watched(sigmas, self.seen))
 
 
 class SupervoxelGame:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medinterp.attribution.baselines import Point, copied
 from medinterp.attribution.crop import crop_box
-from medinterp.attribution.result import Forward
+from medinterp.attribution.result import Forward, image_forward
 from medinterp.attribution.supervoxels import Supervoxels
 from medinterp.attribution.targets import Box
 from medinterp.attribution.targets.box import bounding_box
@@ -66,6 +66,7 @@ class Inpainted:
         Raises:
             MethodNotValid: there are several inputs, or the forward's image cannot stand in for its input.
         """
+        forward = image_forward(forward)
         (name, image), generator = next(iter(inputs.items())), copied(self.generator)
         if len(inputs) > 1:
             raise MethodNotValid(

@@ -109,7 +109,8 @@ class Measurement:
             MethodNotValid: everything is exactly zero.
         """
         tensors = tuple(tensor.detach() for tensor in tensors)
-        if not any(bool(tensor.any()) for tensor in tensors):
+        maps, _ = self.split(tensors)
+        if not any(bool(image.any()) for image in maps.values()):
             raise MethodNotValid(
                 f"the {method} of '{self.target.name}' is exactly zero everywhere: the model ignores its input there "
                 "(an untrained network whose last layer is zero, a saturated activation, or an input that is all zero)"
@@ -118,7 +119,6 @@ class Measurement:
         if kind == "gradient":
             products = tuple(gradient * at for gradient, at in zip(tensors, self.tensors, strict=True))
         sums = [sum_of(product) for product in products]
-        maps, _ = self.split(tensors)
         return Attribution(
             maps=maps,
             kind=kind,

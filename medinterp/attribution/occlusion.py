@@ -61,8 +61,11 @@ class Occlusion:
         return reach_of(self.baseline)
 
     def crop(self, box: Box) -> "Occlusion":
-        """Return the same windows for the part of the scan inside a box."""
-        return replace(self, part=box, baseline=cropped(self.baseline, box))
+        """Return the same windows for the part of the scan inside a box, in voxels of what it is now a crop of."""
+        i, j, k = self.box.start
+        start = (box.start[0] + i, box.start[1] + j, box.start[2] + k)
+        stop = (box.stop[0] + i, box.stop[1] + j, box.stop[2] + k)
+        return replace(self, part=Box(start, stop), baseline=cropped(self.baseline, box))
 
     @property
     def capabilities(self) -> Capabilities:

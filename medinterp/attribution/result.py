@@ -97,6 +97,15 @@ class Attributor(Protocol):
         """Explain the target's measurement on ``forward(inputs, sigmas)``."""
 
 
+def image_forward(forward: Forward) -> Forward:
+    """Return the forward of the output image: what a view of that image (what was removed, its variance) looks at.
+
+    A view says so in an attribute ``image_forward``; any other forward is its own.
+    """
+    behind: Forward = getattr(forward, "image_forward", forward)
+    return behind
+
+
 def sum_of(tensor: Tensor) -> float:
     """Return a sum accumulated in float64, so that adding up millions of voxels loses nothing."""
     return float(tensor.sum(dtype=torch.float64))

@@ -7,7 +7,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from medinterp.attribution.result import Forward
+from medinterp.attribution.result import Forward, image_forward
 from medinterp.denoisers.base import Denoiser, jacobian_product
 from medinterp.errors import ConfigError, GridMismatch, InputError
 
@@ -31,6 +31,11 @@ class Removed:
 
     forward: Forward
     input_name: str | None = None
+
+    @property
+    def image_forward(self) -> Forward:
+        """The forward of the output image that is looked at."""
+        return image_forward(self.forward)
 
     @property
     def explained(self) -> str:
@@ -61,6 +66,11 @@ class Difference:
 
     forward: Forward
     other: Forward
+
+    @property
+    def image_forward(self) -> Forward:
+        """The forward of the output image that is looked at."""
+        return image_forward(self.forward)
 
     @property
     def explained(self) -> str:
@@ -106,6 +116,11 @@ class Variance:
     def __post_init__(self) -> None:
         if self.stride not in COMB_STRIDES:
             raise ConfigError(f"a variance with probes {self.stride} voxels apart: choose one of {COMB_STRIDES}")
+
+    @property
+    def image_forward(self) -> Forward:
+        """The forward of the output image that is looked at."""
+        return image_forward(self.forward)
 
     @property
     def explained(self) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,10 @@ def load_weights(network: nn.Module, path: Path, *, expected_sha256: str | None 
             f"{path.name} has SHA-256 {digest[:12]}..., the bundle's metadata says {expected_sha256[:12]}...; "
             "the weights were changed or only half copied: restore the bundle"
         )
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise WeightsMismatch(f"{path.name} is no readable state dict; it may be half copied: restore it") from error
     try:
         network.load_state_dict({name: value.float() for name, value in state.items()})
     except RuntimeError as error:

@@ -60,24 +60,22 @@ def write_cluster_table(drawn: Sequence[Drawn], path: Path) -> None:
                                 f"{s.volume_mm3:.6g}", f"{s.total:.6g}", d.overlay.map.unit])  # fmt: skip
 
 
-def write_region_table(result: Result, path: Path) -> None:
+def write_region_table(drawn: Sequence[Drawn], path: Path) -> None:
     """Write what each region of the methods over regions brings as tab-separated values; no such method, no file."""
-    rows = [
-        (name, explained, row)
-        for explained in result.explanations
-        for name, attribution in explained.attributions.items()
-        if isinstance(attribution, RegionAttribution)
-        for row in attribution.regions
-    ]
+    rows = []
+    for d in drawn:
+        attribution = d.explanation.attributions[d.input_name]
+        if isinstance(attribution, RegionAttribution):
+            rows += [(d, row) for row in attribution.regions if row.input_name == d.input_name]
     if not rows:
         return
-    columns = ["input", "method", "measure", "region", "name", "centre_x_mm", "centre_y_mm", "centre_z_mm",
-               "volume_mm3", "value", "standard_error", "unit"]  # fmt: skip
+    columns = ["input", "map", "region", "name", "centre_x_mm", "centre_y_mm", "centre_z_mm", "volume_mm3", "value",
+               "standard_error", "unit"]  # fmt: skip
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, delimiter="\t", lineterminator="\n")
         table.writerow(columns)
-        for name, explained, row in rows:
+        for d, row in rows:
             place = [f"{p:.3f}" for p in row.centre_mm]
             error = "" if row.standard_error is None else f"{row.standard_error:.6g}"
-            table.writerow([name, explained.method, explained.measure, row.label, row.name, *place,
-                            f"{row.volume_mm3:.6g}", f"{row.value:.6g}", error, explained.unit])  # fmt: skip
+            table.writerow([d.input_name, d.overlay.name, row.label, row.name, *place, f"{row.volume_mm3:.6g}",
+                            f"{row.value:.6g}", error, d.explanation.unit])  # fmt: skip

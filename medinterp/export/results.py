@@ -43,7 +43,7 @@ def write_study(result: Result, facts: RunFacts, folder: Path, *, overwrite: boo
             for image in images:
                 image.result()
         write_cluster_table(drawn, study.path / "clusters.tsv")
-        write_region_table(result, study.path / "regions.tsv")
+        write_region_table(drawn, study.path / "regions.tsv")
         write_dataset_description(study.path, version=facts.versions["medinterp"])
         write_run_json(study.path, record)
     on_step(StepInfo("export", stages, stages))

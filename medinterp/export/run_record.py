@@ -18,7 +18,7 @@ class RunFacts:
         trained_on: modalities of the prior.
         parameters: everything that was chosen; no paths.
         versions: of medinterp and the packages that shape results.
-        seconds: by stage, and "total".
+        seconds: by stage, up to the export.
         peak_memory_gb: of the process.
     """
 
@@ -78,6 +78,7 @@ def explanation_record(explained: ExplanationResult) -> dict[str, Any]:
         "target": explained.region.name,
         "measure": explained.measure,
         "method": explained.method,
+        "asked": explained.asked,
         "unit": explained.unit,
         "value_before": explained.value_before,
         "value_after": explained.value_after,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from medinterp.assessment.certificate import INSENSITIVE, SENSITIVE
 from medinterp.export.drawn import Drawn
 from medinterp.export.report import Check, ExplainedMap, ExplanationSection, InputSection, ReportContext
 from medinterp.export.run_record import RunFacts
@@ -119,12 +120,13 @@ def _checks(label: str, explained: ExplanationResult, name: str) -> Iterator[Che
         random = certificate.randomisation
         yield Check(
             f"{label}Weight randomisation", f"r = {random.correlation:.2f}", f"|r| at most {random.threshold:.2f}",
-            abs(random.correlation) <= random.threshold,
+            {SENSITIVE: True, INSENSITIVE: False}.get(random.verdict),
             f"Whether the map depends on what the model learned: {random.verdict}.",
         )  # fmt: skip
-    error = attribution.statistics.get("halo_error")
+    by_value = "halo_error" not in attribution.statistics
+    error = attribution.statistics.get("halo_value_error" if by_value else "halo_error")
     if error is not None:
         yield Check(
             f"{label}Crop error", f"{error:.1e}", "0 for the exact crop", None,
-            "How far the map on the chosen crop is from the map with more context.",
+            f"How far the {'measurement' if by_value else 'map'} on the chosen crop is from the one with more context.",
         )  # fmt: skip

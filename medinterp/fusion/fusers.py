@@ -9,6 +9,9 @@ from torch import Tensor
 
 from medinterp.errors import InputError
 
+LEAST_NOISE = 1e-4
+"""Share of bright tissue below which noise counts as this much: no scan is free of it, a synthetic one may be."""
+
 
 @dataclass(frozen=True)
 class VarianceWeighted:
@@ -49,13 +52,16 @@ class VarianceWeighted:
         self, images: Mapping[str, Tensor], sigmas: Mapping[str, Tensor], coverage: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """Return the frozen factor of each modality at every voxel (the diagonal of L_m)."""
-        level = {m: self._bright_level(m, image.detach() * coverage[m]) for m, image in images.items()}
-        precision = {m: coverage[m] * (level[m] / sigmas[m].detach().mean()) ** 2 for m in images}
+        level = {m: self._bright_level(m, image.detach(), coverage[m]) for m, image in images.items()}
+        precision = {
+            m: coverage[m] * (level[m] / sigmas[m].detach().mean().clamp_min(LEAST_NOISE * level[m])) ** 2
+            for m in images
+        }
         total = torch.stack(list(precision.values())).sum(dim=0).clamp_min(torch.finfo(torch.float32).tiny)
         return {m: precision[m] / total / level[m] for m in images}
 
-    def _bright_level(self, name: str, image: Tensor) -> Tensor:
-        shifted = image + self.offsets.get(name, 0.0)
+    def _bright_level(self, name: str, image: Tensor, coverage: Tensor) -> Tensor:
+        shifted = (image + self.offsets.get(name, 0.0)) * coverage
         foreground = shifted[shifted > 0.1 * shifted.max()]
         if foreground.numel() == 0 or shifted.max() <= 0:
             raise InputError(f"modality '{name}' has no voxel above zero; nothing to fuse")

@@ -217,7 +217,7 @@ class SoftTissueSd:
             raise UnitMismatch(f"a scan in '{volume.unit}': the soft-tissue estimate needs HU; use FlatWindows instead")
         voxels = _one_channel(volume)
         edges = [7, 7, 7]
-        edges[int(np.argmax(volume.grid.spacing_mm))] = 1  # slices are furthest apart
+        edges[_slice_axis(volume.grid.spacing_mm)] = 1
         drawn, shape = draw_windows(voxels, (edges[0], edges[1], edges[2]), self.windows, self.seed)
         low, high = SOFT_TISSUE_HU
         means = drawn.mean(axis=1)
@@ -226,6 +226,13 @@ class SoftTissueSd:
         filled = np.ptp(soft, axis=1) == 0  # padding; a scan that is constant everywhere has no noise
         spreads = _detrended_sd(soft if filled.all() else soft[~filled], shape)
         return _summarise(np.array([_mode(part) for part in np.array_split(spreads, 8)]), "gaussian", "soft-tissue SD")
+
+
+def _slice_axis(spacing_mm: tuple[float, float, float]) -> int:
+    """Return the axis across the slices: where voxels are clearly furthest apart, else K, as in a DICOM series."""
+    widest = int(np.argmax(spacing_mm))
+    others = max(mm for axis, mm in enumerate(spacing_mm) if axis != widest)
+    return widest if spacing_mm[widest] > 1.5 * others else 2
 
 
 def _detrended_sd(windows: Windows, shape: tuple[int, ...]) -> Float64[np.ndarray, " n"]:

@@ -9,10 +9,10 @@ _NEARLY_AXES = np.array([[-1.0, 0.1, 0.0], [0.1, 1.0, 0.14], [0.02, -0.14, 1.0]]
 
 
 def write_scan(
-    path: Path, *, shape: tuple[int, int, int] = (32, 30, 24), nan_voxels: int = 0, shift_mm: float = 0.0
+    path: Path, *, shape: tuple[int, int, int] = (32, 30, 24), nan_voxels: int = 0, shift_mm: float = 0.0, seed: int = 0
 ) -> Path:
     """Write a noisy blob, centred at the origin plus the shift, on an anisotropic, oblique grid; return the path."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
     radius = np.sqrt(sum(axis**2 for axis in axes))
     clean = 100.0 * (radius < 0.8) + 60.0 * (radius < 0.35)

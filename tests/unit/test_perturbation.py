@@ -16,6 +16,7 @@ from medinterp.attribution import (
     ExactShapley,
     FeatureAblation,
     Given,
+    Inpainted,
     IntegratedGradients,
     KernelShap,
     Lime,
@@ -25,6 +26,7 @@ from medinterp.attribution import (
     NoiseResampled,
     Occlusion,
     RegionMean,
+    Removed,
     SampledShapley,
     Zero,
     block_supervoxels,
@@ -499,3 +501,19 @@ def test_equal_coalitions_alone_cannot_be_fitted():
     twins = np.array([[True, True, False]] * 6)
     with pytest.raises(ConfigError, match="always together"):
         fit_additive(twins, np.ones(6), np.ones(6), 1.0)
+
+
+def test_a_window_keeps_its_place_when_a_crop_is_cropped_again():
+    once = Occlusion(GRID, START).crop(Box((2, 1, 0), (10, 9, 8)))
+    assert once.crop(Box((1, 1, 1), (5, 5, 5))).box == Box((3, 2, 1), (7, 6, 5))
+
+
+def test_what_fills_a_region_comes_from_the_image_and_not_from_a_view_of_it():
+    inputs, shrink = scan(), DenoiserForward(lambda x, sigma: 0.9 * x)
+    view = Removed(shrink)
+    for baseline in (NoiseResampled(seeded()), Inpainted(block_supervoxels(GRID, 6.0), seeded())):
+        plain, _ = baseline(shrink, inputs, SIGMA)
+        seen, _ = baseline(view, inputs, SIGMA)
+        assert torch.equal(plain[SCAN], seen[SCAN])
+    game = SupervoxelGame(view, inputs, SIGMA, TARGET, block_supervoxels(GRID, 6.0), NoiseResampled(seeded()))
+    assert torch.equal(game.fill[0], NoiseResampled(seeded())(shrink, inputs, SIGMA)[0][SCAN])

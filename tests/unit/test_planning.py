@@ -28,7 +28,7 @@ def scan(tmp_path: Path) -> Path:
 
 def test_a_plan_counts_the_halo_of_every_tile_twice(scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "_seconds_per_voxel", lambda *_: 1.0)
-    monkeypatch.setattr(planning, "voxel_budget", lambda _: 200 * 16 * 16 - 1)
+    monkeypatch.setattr(planning, "voxel_budget", lambda *_: 200 * 16 * 16 - 1)
     found = plan(scan, RunOptions())
     assert found.tiles["scan"] is not None
     cut, radius = found.tiles["scan"][0], 80  # the shipped network's

@@ -1,0 +1,68 @@
+"""Make the picture of docs/attribution.md: the lesion of sample_data by every method; run it without arguments."""
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+import medinterp
+from medinterp.demo import sample_folder
+from medinterp.export.canvas import Colours, Legend, Tile, Window, draw
+from medinterp.export.mosaic import display_window
+from medinterp.export.slices import own_plane
+from medinterp.io import colours as tables
+from medinterp.options import RunOptions
+from medinterp.registry import names
+from medinterp.results import ExplanationResult, InputResult
+
+PICTURE = Path(__file__).parent / "images" / "methods.png"
+COLUMNS = 6
+REACH_MM = 24.0
+DIVISIONS = {"exact_shapley": "shells"}
+"""At most 12 players for the exact one; the others divide the neighbourhood by SLIC."""
+
+
+def main() -> None:
+    """Explain the contrast of the T1 lesion by every method, and draw them side by side in one slice."""
+    head = sample_folder()
+    lesion = json.loads((head / "truth.json").read_text(encoding="utf-8"))["lesion"]
+    x, y, z = lesion["centre_mm"]
+    options = RunOptions(
+        targets=(f"sphere:{x},{y},{z},{lesion['radius_mm']}",), measure="contrast", halo=16, whole=False
+    )
+    tiles = []
+    with tempfile.TemporaryDirectory() as folder:
+        for method in names("attributors"):
+            chosen = replace(options, methods=(method,), supervoxels=DIVISIONS.get(method, "slic:size_mm=8"))
+            study = medinterp.run(head / "t1.nii.gz", Path(folder) / method, options=chosen)
+            explained = study.result.explanations[0]
+            tiles.append(_tile(method, study.result.inputs["scan"], explained))
+    rows = [tiles[n : n + COLUMNS] for n in range(0, len(tiles), COLUMNS)]
+    legend = Legend(
+        "each map on its own scale: warm above zero, cool below", Colours(tables.diverging(), Window(-1, 1))
+    )
+    PICTURE.write_bytes(draw(rows, [legend], "The same contrast explained by every method").png)
+
+
+def _tile(method: str, one: InputResult, explained: ExplanationResult) -> Tile:
+    """Return the slice through the region's centre, cut to its neighbourhood."""
+    grid = one.scan.grid
+    centre = np.rint(grid.to_index(explained.region.centre_mm)).astype(int)
+    reach = [round(REACH_MM / mm) for mm in grid.spacing_mm]
+    plane, box = own_plane(grid), [slice(max(0, c - r), c + r + 1) for c, r in zip(centre, reach, strict=True)]
+    index = int(centre[plane.normal])
+    box[plane.normal] = slice(None)
+    image, found, inside = (
+        plane.cut(voxels[tuple(box)], index)
+        for voxels in (one.shown.voxels[0], explained.maps["scan"].voxels[0], explained.region.mask)
+    )
+    limit = float(np.percentile(np.abs(found), 99.5)) or 1.0
+    colours = Colours(tables.diverging(), Window(-limit, limit))
+    window = display_window(one.shown)
+    return Tile(image, window, plane.pixel_mm, plane.letters, method, map=found, colours=colours, outline=inside)
+
+
+if __name__ == "__main__":
+    main()

@@ -22,6 +22,7 @@ COLUMNS = 6
 REACH_MM = 24.0
 DIVISIONS = {"exact_shapley": "shells"}
 """At most 12 players for the exact one; the others divide the neighbourhood by SLIC."""
+DRAWS = {"sampled_shapley": "orders=4", "kernel_shap": "samples=256", "lime": "samples=256"}
 
 
 def main() -> None:
@@ -30,12 +31,13 @@ def main() -> None:
     lesion = json.loads((head / "truth.json").read_text(encoding="utf-8"))["lesion"]
     x, y, z = lesion["centre_mm"]
     options = RunOptions(
-        targets=(f"sphere:{x},{y},{z},{lesion['radius_mm']}",), measure="contrast", halo=16, whole=False
+        targets=(f"sphere:{x},{y},{z},{lesion['radius_mm']}",), measure="contrast", halo=8, whole=False
     )
     tiles = []
     with tempfile.TemporaryDirectory() as folder:
         for method in names("attributors"):
-            chosen = replace(options, methods=(method,), supervoxels=DIVISIONS.get(method, "slic:size_mm=8"))
+            text = f"{method}:{DRAWS[method]}" if method in DRAWS else method
+            chosen = replace(options, methods=(text,), supervoxels=DIVISIONS.get(method, "slic:size_mm=16"))
             study = medinterp.run(head / "t1.nii.gz", Path(folder) / method, options=chosen)
             explained = study.result.explanations[0]
             tiles.append(_tile(method, study.result.inputs["scan"], explained))

@@ -8,6 +8,7 @@ from medinterp.errors import ConfigError
 
 SAMPLERS = ("mean", "ode", "sde")
 Form = Literal["qform", "sform"]  # as in io.nifti_header, which is slow to import
+MOST_STEPS = 10_000
 _SEEDS = 1 << 63
 
 
@@ -67,6 +68,8 @@ class RunOptions:
     def __post_init__(self) -> None:
         _require_word("sampler", self.sampler, SAMPLERS)
         _require_number("steps", self.steps, least=1)
+        if self.steps is not None and self.steps > MOST_STEPS:
+            raise ConfigError(f"steps {self.steps}: expected at most {MOST_STEPS}")
         _require_number("halo", self.halo, least=0)
         _require_number("series", self.series, least=1)
         _require_number("frame", self.frame, least=0)

@@ -203,6 +203,10 @@ class NoiseResampled:
     reach: int | None = None
     steps: tuple[int, ...] = (8, 16, 32, 64)
 
+    def __post_init__(self) -> None:
+        if self.context < 0:
+            raise ConfigError(f"a context of {self.context} voxels: expected at least 0")
+
     def __call__(self, forward: Forward, inputs: Mapping[str, Tensor], sigmas: Mapping[str, Tensor]) -> Point:
         """Return the forward's image plus noise.
 

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -37,6 +38,8 @@ DIVISIONS: Mapping[str, Callable[..., Supervoxels]] = {
 USUAL_BASELINE = "noise_resampled"
 USUAL_DIVISION = "slic"
 _SETTINGS = ("spacing_mm", "grid", "supervoxels", "baseline", "generator")
+_DIVIDED = ("scan", "grid", "region")
+_NO_DIVISION = f"the supervoxels are neither {', '.join(DIVISIONS)} nor an existing file with an atlas"
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _FIXED = ("name", "steps", "reach", "part")
 
@@ -93,11 +96,11 @@ def parse_supervoxels(text: str, scan: Volume, region: Region) -> Supervoxels:
     """
     name, _, rest = text.partition(":")
     if name in DIVISIONS:
-        given = {"scan": scan, "grid": scan.grid, "region": region}
+        given = dict(zip(_DIVIDED, (scan, scan.grid, region), strict=True))
         division: Supervoxels = _call(DIVISIONS[name], rest, f"supervoxels '{text}'", given)
         return division
     if not Path(text).exists():
-        raise ConfigError(f"the supervoxels are neither {', '.join(DIVISIONS)} nor an existing file with an atlas")
+        raise ConfigError(_NO_DIVISION)
     return supervoxels.atlas_supervoxels(io.read(Path(text)), scan)
 
 
@@ -133,6 +136,11 @@ class NamedMethod:
             if self.baseline.partition(":")[0] not in BASELINES:
                 raise ConfigError(f"no baseline '{self.baseline}': choose {', '.join(BASELINES)}")
         _bind(make, rest, f"method '{self.text}'", _SETTINGS)
+        division, _, options = self.division.partition(":")
+        if division in DIVISIONS:
+            _bind(DIVISIONS[division], options, f"supervoxels '{self.division}'", _DIVIDED)
+        elif not Path(self.division).exists():
+            raise ConfigError(_NO_DIVISION)
 
     @property
     def name(self) -> str:
@@ -208,9 +216,12 @@ def _read(make: Callable[..., Any], option: inspect.Parameter, value: str, what:
     if kind not in (bool, int, float, str):
         raise ConfigError(f"{what}: the option {option.name} cannot be written as text; give it in Python")
     try:
-        return _BOOLEANS[value.lower()] if kind is bool else kind(value)
+        read = _BOOLEANS[value.lower()] if kind is bool else kind(value)
     except (KeyError, ValueError) as error:
         raise ConfigError(f"{what}: '{value}' is not a {kind.__name__} for the option {option.name}") from error
+    if kind is float and not math.isfinite(read):
+        raise ConfigError(f"{what}: the option {option.name} is {value}: expected a finite number")
+    return read
 
 
 def _denoiser(name: str, what: str) -> Any:

@@ -151,14 +151,14 @@ class StudyFolder:
 
     def _is_ours(self, error: OSError) -> bool:
         """Whether an error comes from writing here: a full disk names no file, others name one in the folder."""
-        if error.errno in _FULL:
+        if _number(error) in _FULL:
             return True
         named = (error.filename, error.filename2)
         return error.errno in _DENIED and any(str(name).startswith(str(self.path)) for name in named if name)
 
     def _explain(self, error: OSError) -> OutputError:
         """Say what went wrong and what to do."""
-        if error.errno in _FULL:
+        if _number(error) in _FULL:
             return OutputError(
                 f"the disk of {self.destination.parent} is full (or your quota is); nothing was left behind; free some "
                 "space or choose another folder"
@@ -300,3 +300,13 @@ def _flush(folder: Path) -> None:
 
 def _megabytes(count: int) -> str:
     return f"{count / 1e6:.0f} MB"
+
+
+def _number(error: BaseException | None) -> int | None:
+    """Return the system's number of an error; pydicom wraps it in one without."""
+    while error is not None:
+        number: int | None = getattr(error, "errno", None)
+        if number is not None:
+            return number
+        error = error.__context__
+    return None

@@ -13,8 +13,8 @@ from jaxtyping import Float32, Float64
 
 from medinterp.errors import InputError
 from medinterp.io.deflate import gzipped
-from medinterp.io.nifti_header import Form, open_image, place, sidecar_of, trimmed
-from medinterp.io.source_files import require_path, sha256_of
+from medinterp.io.nifti_header import NO_ORIENTATION, Form, open_image, place, sidecar_of, trimmed
+from medinterp.io.source_files import require_path, require_whole_stream, sha256_of
 from medinterp.io.value_range import require_usable_range
 from medinterp.volume import Grid, Provenance, Source, Volume
 
@@ -53,6 +53,7 @@ def read_nifti(path: str | Path, *, use_form: Form | None = None, frame: int | N
     index = _frame_index(trimmed(image.shape), frame)
     grid, notes = place(image, use_form)
     voxels = _values(image, index)
+    require_whole_stream(Path(image.file_map["image"].filename or path), int(image.dataobj.offset) + _bytes(image))
     require_usable_range(voxels)
     modality, unit, why = _kind(voxels, sidecar_of(path))
     notes.append(why)
@@ -98,6 +99,11 @@ def _values(image: Any, index: int | None) -> Float32[np.ndarray, "I J K"]:
             f"the voxels of the NIfTI file cannot be read ({type(error).__name__}): it is truncated or damaged; "
             "copy it again"
         ) from error
+
+
+def _bytes(image: Any) -> int:
+    """Return how many bytes the voxels take, uncompressed."""
+    return int(np.prod(image.shape, dtype=np.int64)) * int(image.get_data_dtype().itemsize)
 
 
 def _kind(voxels: Float32[np.ndarray, "I J K"], sidecar: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -178,7 +184,7 @@ def _header(volume: Volume, description: str, *, signed: bool) -> Any:
     header.set_data_shape(volume.grid.shape)
     header["magic"], header["vox_offset"] = b"n+1", 352
     header["scl_slope"], header["scl_inter"] = 1.0, 0.0
-    _set_place(header, volume.grid)
+    _set_place(header, volume.grid, known=NO_ORIENTATION not in volume.provenance.source.notes)
     header.set_xyzt_units("mm")
     header.set_intent("estimate" if signed else "none", name=volume.unit.encode("ascii", "replace")[:15].decode())
     header["descrip"] = description.encode("ascii", "replace")[:DESCRIPTION_LENGTH]
@@ -188,10 +194,16 @@ def _header(volume: Volume, description: str, *, signed: bool) -> Any:
     return header
 
 
-def _set_place(header: Any, grid: Grid) -> None:
-    """Set pixdim, qform and sform, and make sure that what they say is the grid within 1e-3 mm."""
+def _set_place(header: Any, grid: Grid, *, known: bool) -> None:
+    """Set pixdim, qform and sform, and make sure that what they say is the grid within 1e-3 mm.
+
+    A scan whose file states no orientation stays without one, so that nobody takes our guess for the scanner's word.
+    """
     affine: Float64[np.ndarray, "4 4"] = grid.affine
     header["pixdim"][1:4] = grid.spacing_mm
+    assumed = Grid(grid.shape, np.asarray(header.get_base_affine(), dtype=np.float64))
+    if not known and assumed.mismatch(grid, GEOMETRY_TOLERANCE_MM) is None:
+        return
     if grid.is_orthogonal:
         header.set_qform(affine, code=FORM_CODE)
         rounded = np.asarray(header.get_qform(), dtype=np.float64)

@@ -2,13 +2,17 @@
 
 import hashlib
 import os
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from isal import igzip
+
 from medinterp.errors import InputError
 
 BLOCK_BYTES = 1 << 20
+TRAILING_BYTES = 1 << 24
 DICOM_MAGIC_END = 132
 MAX_VOXELS = 1 << 30  # 4 GiB of float32; a header that asks for more is refused before anything is allocated
 NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr")
@@ -96,3 +100,27 @@ def has_dicom_preamble(path: Path, what: str) -> bool:
             return stream.read(DICOM_MAGIC_END)[128:] == b"DICM"
     except OSError as error:
         raise unreadable(error, what) from error
+
+
+def require_whole_stream(path: Path, expected: int) -> None:
+    """Check a gzip file to its end: libraries stop at the last voxel and so never see the checksum behind it.
+
+    Args:
+        path: a file; one that is not gzip passes.
+        expected: bytes it should unpack to; what follows is read up to ``TRAILING_BYTES`` bytes.
+
+    Raises:
+        InputError: its checksum is wrong, or it goes on far beyond what was expected.
+    """
+    with path.open("rb") as packed:
+        if packed.read(2) != b"\x1f\x8b":
+            return
+    try:
+        with igzip.open(path, "rb") as file:  # type: ignore[no-untyped-call] # isal has no types
+            left = expected + TRAILING_BYTES
+            while part := file.read(min(BLOCK_BYTES, left)):
+                left -= len(part)
+                if left <= 0:
+                    raise InputError("the file goes on far beyond the voxels its header tells of; copy it again")
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError("the file is damaged: its checksum is not that of its content; copy it again") from error

@@ -298,3 +298,39 @@ def test_values_whose_squares_leave_single_precision_are_refused(tmp_path: Path,
     else:
         with pytest.raises(InputError, match="rescale the scan"):
             read(path)
+
+
+def test_a_byte_that_flipped_in_a_compressed_file_is_found(tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    nibabel.Nifti1Image(
+        np.random.default_rng(0).normal(100, 9, (16, 16, 16)).astype(np.float32), np.eye(4)
+    ).to_filename(path)
+    body = bytearray(path.read_bytes())
+    body[-6] ^= 1  # of the checksum, which no voxel depends on
+    path.write_bytes(bytes(body))
+    with pytest.raises(InputError, match="checksum"):
+        read_nifti(path)
+
+
+def test_a_compressed_file_that_goes_on_and_on_is_refused(tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    values = np.random.default_rng(0).normal(100, 9, (16, 16, 16)).astype(np.float32)
+    body = nibabel.Nifti1Image(values, np.eye(4)).to_bytes()
+    path.write_bytes(gzip.compress(body + bytes(1 << 25)))
+    with pytest.raises(InputError, match=r"goes on|too large|claims"):
+        read_nifti(path)
+
+
+def test_a_scan_without_orientation_stays_without(tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    image = nibabel.Nifti1Image(np.random.default_rng(0).normal(100, 9, (16, 14, 12)).astype(np.float32), None)
+    image.header.set_zooms((1, 2, 3))
+    image.header.set_xyzt_units("mm")
+    image.set_qform(None, 0)
+    image.set_sform(None, 0)
+    image.to_filename(path)
+    scan = read_nifti(path)
+    written, *_ = write_nifti(scan, tmp_path / "again.nii.gz", description="again", sidecar={})
+    again = nibabel.load(written)
+    assert (int(again.header["qform_code"]), int(again.header["sform_code"])) == (0, 0)
+    assert read_nifti(written).grid.mismatch(scan.grid) is None

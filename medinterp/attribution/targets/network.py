@@ -141,9 +141,13 @@ def scores_of(network: Network, prepare: Network | None, image: Tensor, name: st
     """Return what a network says about an image.
 
     Raises:
-        InputError: it returned something else than one tensor.
+        InputError: it failed, or returned something else than one tensor.
     """
-    scores = network(image if prepare is None else prepare(image))
+    try:
+        scores = network(image if prepare is None else prepare(image))
+    except Exception as error:  # it is the user's own, and may fail in any way
+        why = f"{type(error).__name__}: {error}"
+        raise InputError(f"the network of the target '{name}' failed on the image: {why}") from error
     if not isinstance(scores, Tensor):
         raise InputError(
             f"the network of the target '{name}' returned {type(scores).__name__}: expected one tensor; wrap it in a "

@@ -226,7 +226,13 @@ class RegionFunction:
         return torch.stack([self._measure(sample[(slice(None), *self._support.slices)], inside) for sample in image])
 
     def _measure(self, voxels: Tensor, inside: Tensor) -> Tensor:
-        number = self.function(voxels, inside)
+        try:
+            number = self.function(voxels, inside)
+        except Exception as error:  # it is the user's own, and may fail in any way
+            raise InputError(
+                f"the function of the target '{self.name}' failed on the region's voxels and mask: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         if not isinstance(number, Tensor) or number.ndim or not number.is_floating_point():
             what = f"a tensor of shape {tuple(number.shape)}" if isinstance(number, Tensor) else type(number).__name__
             raise InputError(

@@ -52,6 +52,8 @@ class Study:
                 f"{explained.measure} of {explained.region.name}: {_before_and_after(explained)} ({explained.unit}); "
                 f"{explained.method}, completeness residual {residual:.1e}"
             )
+            failed = sorted({note for c in explained.certificates.values() for note in c.notes})
+            lines += [f"  check: {note}" for note in failed]
         peak = self.facts.peak_memory_gb
         lines.append(f"{self.seconds:.1f} s, peak memory {peak:.2f} GB. For research use only, not for diagnosis.")
         places = [("report", "report.html"), ("3D Slicer", "slicer"), ("volumes", "nifti"), ("DICOM", "dicom")]

@@ -130,12 +130,12 @@ def through_peak(overlay: Overlay, *, method: str, region: Region | None = None)
 
 
 def close_up(overlay: Overlay, *, method: str, region: Region | None = None) -> Picture:
-    """Draw the neighbourhood of the peak in three planes, the scan alone above and with the map below."""
+    """Draw the neighbourhood of the peak in three planes, the base alone above and with the map below."""
     at, window = _peak(overlay), display_window(overlay.base)
     crop = _around(overlay, at)
     bare = [_map_tile(overlay, plane, at, crop, window, region, with_map=False) for plane in planes(overlay.base.grid)]
     shown = [_map_tile(overlay, plane, at, crop, window, region) for plane in planes(overlay.base.grid)]
-    alt = f"{method}, close-up around {point_words(overlay.peak_mm)}: the scan alone above, with the map below"
+    alt = f"{method}, close-up around {point_words(overlay.peak_mm)}: the image alone above, with the map below"
     return draw([bare, shown], _legends(overlay, window, method), alt)
 
 
@@ -215,8 +215,9 @@ def _colours(overlay: Overlay) -> Colours:
 
 def _legends(overlay: Overlay, window: Window, method: str) -> Sequence[Legend]:
     signs = "warm above zero, cool below" if overlay.signed else "magnitude"
+    denoised = any(step.name == "denoise" for step in overlay.base.provenance.steps)
     return (
-        Legend(f"scan, {unit_words(overlay.base.unit)}", grey(window)),
+        Legend(f"{'denoised image' if denoised else 'scan'}, {unit_words(overlay.base.unit)}", grey(window)),
         Legend(f"{method}, {unit_words(overlay.map.unit)}: {signs}", _colours(overlay)),
     )
 

@@ -9,6 +9,9 @@ from medinterp.errors import EmptyRegion, InputError
 from medinterp.volume.grid import Grid
 from medinterp.volume.volume import Volume
 
+TOLERANCE_MM = 1e-4
+"""Spacings in files are rounded (1.00000001 mm): a voxel at a limit must not change sides for it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Region:
@@ -53,7 +56,7 @@ def sphere(grid: Grid, centre_mm: tuple[float, float, float], radius_mm: float) 
     high = np.clip(np.ceil(middle + reach) + 1, low, grid.shape).astype(int)
     mask = np.zeros(grid.shape, dtype=bool)
     inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    mask[inside] = _distances(grid, centre, low, high) <= radius_mm
+    mask[inside] = _distances(grid, centre, low, high) <= radius_mm + TOLERANCE_MM
     if not mask.any():
         nearest = _distances(grid, centre, np.zeros(3, dtype=int), np.asarray(grid.shape)).min()
         raise EmptyRegion(
@@ -117,7 +120,7 @@ def ring(region: Region, *, gap_mm: float, width_mm: float) -> Region:
     from scipy import ndimage  # slow to import, and describing scans must stay fast
 
     distance = ndimage.distance_transform_edt(~region.mask, sampling=region.grid.spacing_mm)
-    around = (distance > gap_mm) & (distance <= gap_mm + width_mm)
+    around = (distance > gap_mm + TOLERANCE_MM) & (distance <= gap_mm + width_mm + TOLERANCE_MM)
     if not around.any():
         raise EmptyRegion(
             f"nothing of the scan lies {gap_mm:g} to {gap_mm + width_mm:g} mm around region '{region.name}', so there "

@@ -1,10 +1,12 @@
 """Targets measure what they say, know their box, and can be moved into a crop."""
 
+import numpy as np
 import pytest
 import torch
 
 from medinterp.attribution.targets import Box, RegionContrast, RegionMean, Target, WeightedSum
 from medinterp.errors import EmptyRegion, GridMismatch, InputError
+from medinterp.volume import Grid, Region, ring
 
 SHAPE = (5, 6, 7)
 BLOCK = Box((1, 2, 3), (3, 4, 6))
@@ -110,3 +112,13 @@ def test_boxes_join_clip_and_shift():
     assert (BLOCK.shape, BLOCK.voxels) == ((2, 2, 3), 12)
     assert AROUND.contains(BLOCK)
     assert not BLOCK.contains(AROUND)
+
+
+def test_a_ring_does_not_change_for_the_rounding_of_a_spacing():
+    mask = np.zeros((24, 24, 24), dtype=bool)
+    mask[9:14, 9:14, 9:14] = True
+    counts = set()
+    for off in (-1e-8, 0.0, 1e-8):
+        region = Region(mask, Grid(mask.shape, np.diag([1 + off, 1 + off, 1 + off, 1.0])), "cube")
+        counts.add(int(ring(region, gap_mm=1.0, width_mm=3.0).mask.sum()))
+    assert len(counts) == 1

@@ -13,6 +13,7 @@ from medinterp.attribution.targets.base import require_inside, require_shape, sq
 from medinterp.attribution.targets.box import Box, bounding_box
 from medinterp.attribution.targets.linear import RegionContrast, RegionMean, WeightedSum
 from medinterp.errors import EmptyRegion, InputError
+from medinterp.volume.region import TOLERANCE_MM
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +136,8 @@ def edge_sharpness(
     depth = ndimage.distance_transform_edt(np.pad(part, 1, mode="edge"), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
     distance = ndimage.distance_transform_edt(~part, sampling=spacing_mm)
     start_mm = min(gap_mm, float(depth.max()) / 2)
-    inside = part & (depth >= start_mm) & (depth <= start_mm + width_mm)
-    outside = ~part & (distance > gap_mm) & (distance <= gap_mm + width_mm)
+    inside = part & (depth >= start_mm - TOLERANCE_MM) & (depth <= start_mm + width_mm + TOLERANCE_MM)
+    outside = ~part & (distance > gap_mm + TOLERANCE_MM) & (distance <= gap_mm + width_mm + TOLERANCE_MM)
     border = ndimage.binary_dilation(part) & ~ndimage.binary_erosion(part, border_value=1)
     if not border.any():
         raise EmptyRegion(f"the target '{name}' fills the scan and has no edge in it; draw a smaller region")

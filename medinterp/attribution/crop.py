@@ -146,8 +146,7 @@ class _CroppedRun:
         return crop_method(self.attributor, box)(self.forward, *self._cut_to(box), self.target.crop(box))
 
     def value(self, box: Box) -> float:
-        with torch.no_grad():  # a number to compare with, not to explain
-            return float(self.target.crop(box)(self.forward(*self._cut_to(box)))[0])
+        return float(self.target.crop(box)(self.forward(*self._cut_to(box)))[0].detach())
 
     def _cut_to(self, box: Box) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         inputs = {name: _cut(image, box, self.whole) for name, image in self.inputs.items()}

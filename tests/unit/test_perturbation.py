@@ -17,12 +17,10 @@ from medinterp.attribution import (
     FeatureAblation,
     Given,
     Inpainted,
-    IntegratedGradients,
     KernelShap,
     Lime,
     LocalMean,
     ModalityNull,
-    NamedMethod,
     NoiseResampled,
     Occlusion,
     RegionMean,
@@ -34,13 +32,12 @@ from medinterp.attribution import (
     label_supervoxels,
     shell_supervoxels,
 )
-from medinterp.attribution.by_name import USUAL_BASELINE
 from medinterp.attribution.game import SupervoxelGame
 from medinterp.attribution.perturbation import cropped
 from medinterp.attribution.shapley import draw_kernel_coalitions, draw_orders, fit_additive, local_linear, proximity
 from medinterp.errors import ConfigError, GridMismatch, MethodNotValid, ModelError
 from medinterp.testing.attribution_oracles import SCAN, DenoiserForward, PeronaMalikStep
-from medinterp.volume import Grid, Provenance, Region, Source, Volume, sphere
+from medinterp.volume import Grid, sphere
 
 SHAPE = (12, 10, 8)
 GRID = Grid(SHAPE, np.diag([1.0, 1.0, 1.5, 1.0]))
@@ -449,34 +446,6 @@ def test_too_many_players_or_too_few_samples_are_refused_with_the_numbers():
 def test_settings_that_make_no_sense_are_refused(make):
     with pytest.raises(ConfigError):
         make()
-
-
-def test_methods_are_built_by_name_from_what_is_available():
-    volume = Volume(np.zeros((1, *GRID.shape), dtype=np.float32), GRID, "1", "MR", Provenance(Source("memory")))
-    mask = np.zeros(GRID.shape, dtype=bool)
-    mask[4, 4, 4] = True
-    one = Region(mask, GRID, "voxel")
-    for name in ("occlusion", "feature_ablation", "exact_shapley", "sampled_shapley", "kernel_shap", "lime"):
-        made = NamedMethod(name, division="blocks:edge_mm=6").on(volume, one, seed=1)
-        assert (made.name, made.baseline.name) == (name, USUAL_BASELINE)
-    assert NamedMethod("equivalent_filter").on(volume, one, seed=1).spacing_mm == GRID.spacing_mm
-    assert NamedMethod("occlusion:window_mm=7", "blurred:width=2").on(volume, one, seed=1).window_mm == 7
-    assert NamedMethod("integrated_gradients").on(volume, one, seed=1).baseline == IntegratedGradients().baseline
-    assert NamedMethod("lime", "inpainted", "shells").on(volume, one, seed=1).supervoxels.regions[0].name == "voxel"
-
-
-@pytest.mark.parametrize(
-    ("text", "baseline", "words"),
-    [
-        ("saliency", "blurred", "no baseline"),
-        ("occlusion:window=7", None, "not an option"),
-        ("occlusion:window_mm=wide", None, "not a float"),
-        ("occlusion", "black", "choose noise_resampled"),
-    ],
-)
-def test_what_is_wrong_with_a_named_method_is_said_before_there_is_a_scan(text, baseline, words):
-    with pytest.raises(ConfigError, match=words):
-        NamedMethod(text, baseline)
 
 
 def test_the_cost_that_is_declared_is_the_cost_that_is_paid():

@@ -146,7 +146,7 @@ def scores_of(network: Network, prepare: Network | None, image: Tensor, name: st
     try:
         scores = network(image if prepare is None else prepare(image))
     except Exception as error:  # it is the user's own, and may fail in any way
-        why = f"{type(error).__name__}: {error}"
+        why = f"{type(error).__name__} (--debug shows where)"  # its own words may name files
         raise InputError(f"the network of the target '{name}' failed on the image: {why}") from error
     if not isinstance(scores, Tensor):
         raise InputError(

@@ -232,7 +232,7 @@ class RegionFunction:
         except Exception as error:  # it is the user's own, and may fail in any way
             raise InputError(
                 f"the function of the target '{self.name}' failed on the region's voxels and mask: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__} (--debug shows where)"
             ) from error
         if not isinstance(number, Tensor) or number.ndim or not number.is_floating_point():
             what = f"a tensor of shape {tuple(number.shape)}" if isinstance(number, Tensor) else type(number).__name__

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medinterp.attribution.result import Attribution
-from medinterp.denoisers.base import Denoiser
+from medinterp.denoisers.base import Denoiser, evaluate
 from medinterp.errors import InputError, MethodNotValid, NonFinite
 
 Explain: TypeAlias = Callable[[Denoiser], Attribution]
@@ -306,7 +306,7 @@ def _image_and_account(denoiser: Denoiser, point: tuple[Tensor, Tensor]) -> tupl
     """
     with torch.enable_grad():
         leaves = tuple(tensor.detach().requires_grad_() for tensor in point)
-        image = denoiser(*leaves)
+        image = evaluate(denoiser, *leaves)
         account = torch.zeros_like(image)
         if image.requires_grad:
             u = account.clone().requires_grad_()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medinterp.attribution.result import Forward, image_forward
-from medinterp.denoisers.base import Denoiser, jacobian_product
+from medinterp.denoisers.base import Denoiser, evaluate, jacobian_product
 from medinterp.errors import ConfigError, GridMismatch, InputError
 
 COMB_STRIDES = (2, 4, 8)
@@ -179,7 +179,7 @@ class DenoiserForward:
             InputError: the input is not named and there are several, or has another name.
         """
         name = one_of(inputs, self.input_name)
-        return self.denoiser(inputs[name], sigmas[name])
+        return evaluate(self.denoiser, inputs[name], sigmas[name])
 
 
 def one_of(inputs: Mapping[str, Tensor], name: str | None) -> str:

@@ -67,7 +67,8 @@ def _input_record(one: InputResult) -> dict[str, Any]:
         "affine_ras_mm": one.scan.grid.affine.tolist(),
         "notes": list(source.notes),
         "noise": {"sigma": noise.sigma, "low": noise.low, "high": noise.high, "model": noise.model,
-                  "method": noise.method},
+                  "method": noise.method,
+                  "noise_free_share": 0.0 if noise.map is None else float((noise.map.voxels == 0).mean())},
         "steps": [{"name": s.name, **s.parameters} for s in one.shown.provenance.steps],
     }  # fmt: skip
 

@@ -49,6 +49,12 @@ def _input_section(name: str, one: InputResult, facts: RunFacts) -> InputSection
             "as a trial."
         )
     noise, removed = one.noise, one.scan if one.removed is None else one.removed
+    silent = 0.0 if noise.map is None else float((noise.map.voxels == 0).mean())
+    if silent:
+        notes.append(
+            f"{silent:.0%} of the voxels hold the scan's fill value in blocks (a mask, or padding): taken as free of "
+            "noise, and left as they are."
+        )
     return InputSection(
         name, one.scan, one.shown, removed, noise.sigma, noise.low, noise.high, noise.model, noise.method,
         notes=tuple(notes),

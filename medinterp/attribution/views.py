@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -112,6 +113,7 @@ class Variance:
     forward: Forward
     input_name: str | None = None
     stride: int = 2
+    degree: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if self.stride not in COMB_STRIDES:

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from medinterp.errors import InputError
 from medinterp.volume import Grid, Overlay, Segment, Segmentation, Volume
+from medinterp.volume.overlay import middlemost
 
 MOST_CLUSTERS = 30
 SHARE_ABOVE_THRESHOLD = 0.5
@@ -151,12 +152,14 @@ def _pieces(values: Float32[np.ndarray, "I J K"], sign: int, threshold: float) -
     by_label = np.argsort(labels.ravel()[flat], kind="stable")
     ends = np.cumsum(np.bincount(labels.ravel()[flat], minlength=count + 1)[1:])
     for members in np.split(flat[by_label], ends[:-1]):
-        yield _piece(values.ravel()[members], members, sign)
+        yield _piece(values.ravel()[members], members, sign, values.shape)
 
 
-def _piece(values: NDArray[np.float32], members: NDArray[np.intp], sign: int) -> _Piece:
-    strongest = int(np.abs(values).argmax())
-    return _Piece(members, sign, float(values.sum(dtype=np.float64)), int(members[strongest]), float(values[strongest]))
+def _piece(values: NDArray[np.float32], members: NDArray[np.intp], sign: int, shape: tuple[int, int, int]) -> _Piece:
+    magnitude = np.abs(values)
+    peak = middlemost(members[magnitude == magnitude.max()], shape)
+    peak_value = float(values[np.searchsorted(members, peak)])
+    return _Piece(members, sign, float(values.sum(dtype=np.float64)), peak, peak_value)
 
 
 def _segmentation(pieces: list[_Piece], grid: Grid) -> Segmentation:

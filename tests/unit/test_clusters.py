@@ -154,3 +154,13 @@ def test_an_overlay_carries_limit_and_clusters_and_refuses_another_grid():
     moved[0, 3] += 1.0
     with pytest.raises(GridMismatch, match="1 mm apart"):
         make_overlay(volume(np.ones((6, 6, 6)), moved), map, name="saliency", description="a test", signed=True)
+
+
+def test_the_peak_of_a_plateau_is_in_its_middle():
+    values = np.zeros((12, 12, 12), dtype=np.float32)
+    values[2:7, 3:8, 4:9] = -2.0
+    found = search_clusters(volume(values), threshold=1.0)
+    expected = pytest.approx(volume(values).grid.to_world(np.array([4, 5, 6])))
+    assert found.segmentation.segments[0].peak_mm == expected
+    shown = make_overlay(volume(values), volume(values), name="map", description="map", signed=True)
+    assert shown.peak_mm == expected

@@ -41,7 +41,7 @@ class Overlay:
     def peak_mm(self) -> tuple[float, float, float]:
         """RAS mm of the voxel where the map's magnitude is largest; of several, the one in their middle."""
         magnitude = np.abs(self.map.voxels[0]).ravel()
-        strongest = np.flatnonzero(magnitude == magnitude.max())
+        strongest = np.flatnonzero(magnitude == magnitude.max()) if magnitude.any() else np.zeros(1, dtype=np.intp)
         index = np.array(np.unravel_index(middlemost(strongest, self.map.grid.shape), self.map.grid.shape))
         x, y, z = self.map.grid.to_world(index)
         return float(x), float(y), float(z)

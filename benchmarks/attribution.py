@@ -27,7 +27,7 @@ REAL = ("adult_T1w_brain", "colin27_T1w", "stroke_T1", "stroke_T2")
 SAMPLES = Path(__file__).parents[1] / "sample_data" / "head"
 TARGETS = 10
 CAPTUM_STEPS = 50
-HALO = 24
+HALO = 8
 LARGE = (256, 256, 256)
 
 

@@ -152,7 +152,7 @@ def test_a_map_that_is_complete_by_accident_is_still_refined():
     assert accident.residual <= 1e-6
     assert relative(accident.maps[SCAN].flatten(), true_map) > 0.05
     refined = IntegratedGradients(start)(*case)
-    assert refined.evaluations > 2 + 8 + 16
+    assert refined.evaluations > 9  # the first division
     assert relative(refined.maps[SCAN].flatten(), true_map) <= 0.01
 
 

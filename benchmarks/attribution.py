@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,17 @@ from torch import Tensor
 from benchmarks import scans
 from benchmarks.isolated import Run, measure
 from benchmarks.report import table, versions, write_section
-from medinterp.attribution import Blurred, InputXGradient, IntegratedGradients, Ray, RegionMean, Saliency
+from medinterp.attribution import (
+    Blurred,
+    EquivalentFilter,
+    GradientShap,
+    InputXGradient,
+    IntegratedGradients,
+    Ray,
+    RegionMean,
+    Saliency,
+    SmoothGrad,
+)
 from medinterp.attribution.crop import CropOptions, explain_region
 from medinterp.bundle import load_pipeline
 from medinterp.catalogue import find_bundle
@@ -29,6 +40,10 @@ TARGETS = 10
 CAPTUM_STEPS = 50
 HALO = 8
 LARGE = (256, 256, 256)
+EDGE = 96
+METHODS = (
+    "saliency", "equivalent_filter", "input_x_gradient", "integrated_gradients", "smoothgrad", "gradient_shap"
+)  # fmt: skip
 
 
 def cases() -> list[tuple[str, Volume]]:
@@ -62,17 +77,17 @@ def completeness() -> list[list[str]]:
     for name, volume in cases():
         image, sigma = tensors(pipeline, volume)
         generator = np.random.default_rng(0)
-        ours, theirs, ray, evaluations = [], [], [], []
+        left, theirs, ray, evaluations = [], [], [], []
         for _ in range(TARGETS):
             target = random_target(volume, generator)
 
             residual, count = explain(IntegratedGradients(Blurred()), image, sigma, target)
-            ours.append(residual)
+            left.append(residual)
             evaluations.append(count)
             theirs.append(explain(IntegratedGradients(Blurred(), steps=CAPTUM_STEPS), image, sigma, target)[0])
             ray.append(explain(IntegratedGradients(Ray(), steps=1), image, sigma, target)[0])
-        worst += ours
-        rows.append([name, _within(ours), f"{max(ours):.2%}", f"{np.mean(evaluations):.1f}", _within(theirs),
+        worst += left
+        rows.append([name, _within(left), f"{max(left):.2%}", f"{np.mean(evaluations):.1f}", _within(theirs),
                      f"{max(theirs):.2%}", f"{max(ray):.0e}"])  # fmt: skip
         print(rows[-1], flush=True)
     return [*rows, ["all", _within(worst), f"{max(worst):.2%}", "", "", "", ""]]
@@ -118,24 +133,23 @@ def captum_path(edge: int) -> np.ndarray:
     return method.attribute(image, start, n_steps=CAPTUM_STEPS).detach().numpy()
 
 
-def our_path(edge: int) -> np.ndarray:
-    """Integrated gradients with our defaults."""
+def ours(name: str, edge: int) -> np.ndarray:
+    """Return the map of a gradient method with its defaults, of the whole cube."""
     image, sigma, target = _box((edge, edge, edge))
-    found = IntegratedGradients()(forward(), {"scan": image}, {"scan": sigma}, target)
-    return found.maps["scan"].numpy()
+    method = {
+        "saliency": Saliency,
+        "equivalent_filter": EquivalentFilter,
+        "input_x_gradient": InputXGradient,
+        "integrated_gradients": IntegratedGradients,
+        "smoothgrad": SmoothGrad,
+        "gradient_shap": GradientShap,
+    }[name]()
+    return method(forward(), {"scan": image}, {"scan": sigma}, target).maps["scan"].numpy()
 
 
-def our_saliency(edge: int) -> np.ndarray:
-    """One saliency: what memory is counted in."""
-    image, sigma, target = _box((edge, edge, edge))
-    return Saliency()(forward(), {"scan": image}, {"scan": sigma}, target).maps["scan"].numpy()
-
-
-def nothing(edge: int) -> np.ndarray:
-    """Load everything and explain nothing: the memory that every process has."""
-    image, sigma, _ = _box((edge, edge, edge))
-    with torch.no_grad():
-        return bundle().denoiser(image[..., :16, :16, :16], sigma).numpy()
+def ready() -> None:
+    """Load all that an explanation needs, and explain once, so that only what a map takes is counted after it."""
+    ours("saliency", 32)
 
 
 def captum_whole(edge: int) -> np.ndarray:
@@ -158,21 +172,33 @@ def our_crop(edge: int) -> np.ndarray:
     return found.maps["scan"].numpy()
 
 
+def memory() -> list[list[str]]:
+    """Return time and memory of our gradient methods, each in a process of its own."""
+    rows: list[list[str]] = []
+    one = measure(ours, METHODS[0], EDGE, threads=2, repeats=1, prepare=ready)
+    for name in METHODS:
+        run = measure(ours, name, EDGE, threads=2, repeats=1, prepare=ready)
+        rows.append([name, f"{run.seconds:.1f}", f"{run.added_gb:.2f}", f"{run.added_gb / one.added_gb:.2f}"])
+        print(rows[-1], flush=True)
+    return rows
+
+
 def costs() -> list[list[str]]:
     """Return time and memory of ours and of Captum as it is, each in a process of its own."""
-    rows = []
-    empty = measure(nothing, 64, threads=2, repeats=1).peak_gb
+    rows: list[list[str]] = []
 
     def row(what: str, run: Run) -> None:
-        rows.append([what, f"{run.seconds:.1f}", f"{run.peak_gb - empty:.2f}"])
+        rows.append([what, f"{run.seconds:.1f}", f"{run.added_gb:.2f}"])
         print(rows[-1], flush=True)
 
-    row("one saliency, 64³", measure(our_saliency, 64, threads=2, repeats=3))
-    row(f"integrated gradients, 64³, Captum with {CAPTUM_STEPS} points", measure(captum_path, 64, threads=2, repeats=1))
-    row("integrated gradients, 64³, medinterp", measure(our_path, 64, threads=2, repeats=3))
+    def run(function: Callable[..., np.ndarray], *arguments: object, repeats: int = 1) -> Run:
+        return measure(function, *arguments, threads=2, repeats=repeats, prepare=ready)
+
+    row("one saliency, 64³", run(ours, "saliency", 64, repeats=3))
+    row(f"integrated gradients, 64³, Captum with {CAPTUM_STEPS} points", run(captum_path, 64))
+    row("integrated gradients, 64³, medinterp", run(ours, "integrated_gradients", 64))
     large = LARGE[0]
-    whole = measure(captum_whole, large, threads=2, repeats=1)
-    crop = measure(our_crop, large, threads=2, repeats=3)
+    whole, crop = run(captum_whole, large), run(our_crop, large, repeats=3)
     row(f"one region on {large}³, Captum on the whole scan", whole)
     row(f"one region on {large}³, medinterp's exact crop", crop)
     difference = np.abs(whole.result - crop.result).max() / np.abs(whole.result).max()
@@ -197,8 +223,12 @@ def main() -> None:
             table(["scan", "within 1 %", "worst", "evaluations", f"Captum, {CAPTUM_STEPS} points", "worst",
                    "ray, worst"], completeness()),
             "",
-            "Each in a process of its own; memory beyond that of a process that has loaded the same and explained "
-            "nothing.",
+            f"Gradient methods on the whole of {EDGE}³ voxels, each in a process of its own; memory that it takes "
+            "beyond the loaded process.",
+            "",
+            table(["method", "s", "GB", "of one saliency"], memory()),
+            "",
+            "The same, beside Captum.",
             "",
             table(["what", "s", "GB"], costs()),
             "",

@@ -38,6 +38,11 @@ class Overlay:
         self.base.require_same_grid(self.map, f"the map '{self.name}'")
 
     @property
+    def saturated(self) -> bool:
+        """Whether some voxels lie beyond the end of the colour table, and are shown as its end."""
+        return bool((np.abs(self.map.voxels[0]) > self.limit).any())
+
+    @property
     def peak_mm(self) -> tuple[float, float, float]:
         """RAS mm of the voxel where the map's magnitude is largest; of several, the one in their middle."""
         magnitude = np.abs(self.map.voxels[0]).ravel()

@@ -1,8 +1,7 @@
-"""Saliency and gradient x input, computed by Captum."""
+"""Saliency by Captum, and gradient x input, which is read off it."""
 
-import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from captum import attr
 from torch import Tensor
@@ -11,8 +10,6 @@ from medinterp.attribution.measurement import Measurement, seen_by
 from medinterp.attribution.result import Attribution, Forward, degree_of
 from medinterp.attribution.targets import Target
 from medinterp.errors import MethodNotValid
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,13 +57,34 @@ class InputXGradient:
         Source:
             Shrikumar et al., "Not just a black box", 2016, section 3.
         """
-        degree = degree_of(target, forward)
-        if degree == 0:
+        self.refuse(target, forward)
+        return self.of_gradient(Saliency()(forward, inputs, sigmas, target), inputs, target, forward)
+
+    def refuse(self, target: Target, forward: Forward) -> None:
+        """Refuse a measurement that its gradient does not account for.
+
+        Raises:
+            MethodNotValid: it does not change with the scale of scan and noise level.
+        """
+        if degree_of(target, forward) == 0:
             raise MethodNotValid(
                 f"{self.name}: the measurement does not change when scan and noise level are scaled together, so its "
                 "parts sum to zero; ask for integrated_gradients with a baseline, such as --baseline blurred"
             )
-        measurement = Measurement(seen_by(target, forward), target, inputs, sigmas)
-        products = attr.InputXGradient(measurement).attribute(measurement.leaves())
-        products = tuple(product / (degree or 1) for product in products)
-        return measurement.attribution(products, "contribution", self.name, value=measurement.last_value)
+
+    def of_gradient(
+        self, gradient: Attribution, inputs: Mapping[str, Tensor], target: Target, forward: Forward
+    ) -> Attribution:
+        """Return the contributions that a gradient stands for; its noise shares and residual are theirs.
+
+        Args:
+            gradient: what Saliency found.
+            inputs: where, on the same grid.
+            target: of which measurement.
+            forward: of which model.
+        """
+        share = 1 / (degree_of(target, forward) or 1)
+        maps = {name: image * inputs[name].detach() * share for name, image in gradient.maps.items()}
+        if not any(bool(image.any()) for image in maps.values()):
+            raise MethodNotValid(f"the {self.name} of '{target.name}' is exactly zero everywhere: the scan is, there")
+        return replace(gradient, maps=maps, kind="contribution", method=self.name)

@@ -19,6 +19,7 @@ from medinterp.fusion.fusers import Fuser
 from medinterp.fusion.joining import Joining
 from medinterp.fusion.registration import Registrar
 from medinterp.noise.estimate import Estimator, NoiseEstimate
+from medinterp.noise.masked import silent_where_masked
 from medinterp.progress import OnStep, StepInfo, ignore
 from medinterp.results import ExplanationResult, FusionResult, InputResult, Result
 from medinterp.sampling.samplers import Sampler
@@ -141,7 +142,7 @@ class Pipeline:
             )
         clock = _Clock()
         on_step(StepInfo("noise", 0, len(inputs)))
-        noise = {m: self.estimator(scan) for m, scan in inputs.items()}
+        noise = {m: silent_where_masked(self.estimator(scan), scan) for m, scan in inputs.items()}
         on_step(StepInfo("noise", len(inputs), len(inputs)))
         clock.lap("noise")
         images = {m: torch.as_tensor(scan.voxels.copy(), device=device)[None] for m, scan in inputs.items()}

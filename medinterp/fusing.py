@@ -40,7 +40,7 @@ class Fusing:
         """Return the fused image and everything that is to be known of it."""
         carried = self.joining.carried(cleaned, sigmas)
         fused = carried.fuse()
-        reference, *others = self.scans
+        _, *others = self.scans
         names = {m: f"what {m} adds" for m in self.scans}
         own = {m: self._on_own_grid(m, cleaned, sigmas, fused) for m in others if self._moved(m)}
         return FusionResult(
@@ -152,7 +152,7 @@ def plan_fusing(
     offsets = {m: AIR_HU for m, scan in scans.items() if scan.unit == "HU"}
     offsets |= getattr(fuser, "offsets", {})
     if is_dataclass(fuser) and offsets and "offsets" in {f.name for f in fields(fuser)}:
-        fuser = replace(fuser, offsets=offsets)  # type: ignore[type-var]
+        fuser = replace(fuser, offsets=offsets)
     return Fusing(Joining(fuser, grids), scans, registrations, seed)
 
 

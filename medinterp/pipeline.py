@@ -99,7 +99,9 @@ class Pipeline:
     ) -> Tensor:
         """Return the final image: the denoised one, or for several inputs the fused one on the first input's grid."""
         denoised = {m: self.denoise(image, sigmas[m], seed=seed) for m, image in inputs.items()}
-        return next(iter(denoised.values())) if len(denoised) == 1 else Joining(self.fuser, grids)(denoised, sigmas).image
+        if len(denoised) == 1:
+            return next(iter(denoised.values()))
+        return Joining(self.fuser, grids)(denoised, sigmas).image
 
     def run(
         self,

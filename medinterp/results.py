@@ -102,7 +102,8 @@ class ExplanationResult:
 
     ``asked`` is the method with its options, as the user wrote it. What is no property of an image, such as what
     was removed, has no number before. For a fused image there is one map, attribution and certificate per input,
-    and their sums add up to the number, but for ``offset_share``: what the intensity mapping added (CT counts from air).
+    and their sums add up to the number, but for ``offset_share``: what the intensity mapping added (CT counts from
+    air).
     """
 
     region: Region

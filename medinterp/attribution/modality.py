@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medinterp.attribution.targets import Target
 from medinterp.errors import ConfigError, InputError, NonFinite
 
 Subset: TypeAlias = frozenset[str]
@@ -18,10 +17,12 @@ Pair: TypeAlias = tuple[str, str]
 SubsetGame: TypeAlias = Callable[[Subset, torch.Generator], Float[Tensor, "B C I J K"]]
 """What is reached with only these modalities present, as a volume; random numbers come from the generator alone.
 
-"Present" is the game's own business: a fuser over the subset, a joint network with its availability mask, or a baseline in
-the place of the absent. With a conditional prior (absent modalities integrated out given the present ones) the shares
-are conditional Shapley values.
+"Present" is the game's own business: a fuser over the subset, a joint network with its availability mask, or a baseline
+in the place of the absent. With a conditional prior (absent modalities integrated out given the present ones) the
+shares are conditional Shapley values.
 """
+Measured: TypeAlias = Callable[[Float[Tensor, "B C I J K"]], Float[Tensor, " B"]]
+"""A measurement of a volume, such as a target; it may be nonlinear."""
 
 MAX_MODALITIES = 6
 
@@ -59,7 +60,7 @@ class Ledger:
 
 
 def modality_ledger(
-    game: SubsetGame, names: Sequence[str], *, generator: torch.Generator, target: Target | None = None
+    game: SubsetGame, names: Sequence[str], *, generator: torch.Generator, target: Measured | None = None
 ) -> Ledger:
     """Play every subset of the modalities once and share the result, per voxel and for a measurement.
 
@@ -81,7 +82,9 @@ def modality_ledger(
         interaction among players", Int J Game Theory 28 (1999), eq. 2 for pairs.
     """
     if not 1 <= len(names) <= MAX_MODALITIES or len(set(names)) < len(names):
-        raise ConfigError(f"a ledger of {', '.join(names) or 'nothing'}: expected 1 to {MAX_MODALITIES} different names")
+        raise ConfigError(
+            f"a ledger of {', '.join(names) or 'nothing'}: expected 1 to {MAX_MODALITIES} different names"
+        )
     begin = generator.get_state()
     pairs = list(combinations(names, 2))
     credits: dict[str, Tensor] = {}

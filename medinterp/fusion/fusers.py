@@ -124,7 +124,7 @@ class VarianceWeighted:
 def measure_scales(
     images: Mapping[str, Image], coverage: Mapping[str, Coverage], offsets: Mapping[str, float]
 ) -> dict[str, Scale]:
-    """Return each modality's scale: its offset, and as level the 98th percentile of what exceeds a tenth of the maximum.
+    """Return each modality's scale: its offset; as level the 98th percentile of what exceeds a tenth of the largest.
 
     Raises:
         InputError: a modality has no voxel above zero.

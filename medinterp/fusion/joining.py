@@ -29,9 +29,7 @@ class Joining:
         """The first image's grid, on which they are fused."""
         return next(iter(self.grids.values()))
 
-    def carried(
-        self, images: Mapping[str, Image], sigmas: Mapping[str, Sigma], onto: Grid | None = None
-    ) -> "Carried":
+    def carried(self, images: Mapping[str, Image], sigmas: Mapping[str, Sigma], onto: Grid | None = None) -> "Carried":
         """Return the images on one grid, the first one's unless given: each interpolated once."""
         target = self.reference if onto is None else onto
         warps = {m: Warp(self.grids[m], target) for m in images}

@@ -7,13 +7,12 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
-from medinterp.errors import ConfigError, InputError
+from medinterp.errors import InputError
 from medinterp.fusion.alignment import Kind, align
 from medinterp.fusion.similarity import shared_information_bits
 from medinterp.progress import OnStep, StepInfo, ignore
 from medinterp.volume import Step, Transform, Volume
 
-KINDS: tuple[Kind, ...] = ("rigid", "affine")
 _TISSUE = 0.15  # of the range from the darkest to the 99th percentile: what is brighter is the patient
 _POINTS = 2000
 
@@ -62,18 +61,11 @@ class Registrar:
         kind: "rigid", "affine", or None to search for nothing.
         transforms: given ones, by input name, from the first scan to the named one.
         masks: where to look, by input name, on that input's grid; values above one half count.
-
-    Raises:
-        ConfigError: the kind is none of these.
     """
 
     kind: Kind | None = "rigid"
     transforms: Mapping[str, Transform] = field(default_factory=dict)
     masks: Mapping[str, Volume] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.kind is not None and self.kind not in KINDS:
-            raise ConfigError(f"no registration '{self.kind}': choose {' or '.join(KINDS)}")
 
     def __call__(self, scans: Mapping[str, Volume], *, seed: int, on_step: OnStep = ignore) -> dict[str, Registration]:
         """Return a registration for every scan but the first that is registered or has a transform given.

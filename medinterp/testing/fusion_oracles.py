@@ -1,4 +1,4 @@
-"""Fusion and modality credit with answers in closed form: bilinear games, joint Wiener filters, edges of known place."""
+"""Fusion and modality credit with known answers: bilinear games, joint Wiener filters, edges of known place."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

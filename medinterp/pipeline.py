@@ -143,6 +143,8 @@ class Pipeline:
                 "contrast, or explain one scan"
             )
         clock = _Clock()
+        found = self.registrar(inputs, seed=seed, on_step=on_step) if self.registrar and len(inputs) > 1 else {}
+        clock.lap("register")
         on_step(StepInfo("noise", 0, len(inputs)))
         noise = {m: silent_where_masked(self.estimator(scan), scan) for m, scan in inputs.items()}
         on_step(StepInfo("noise", len(inputs), len(inputs)))
@@ -150,8 +152,6 @@ class Pipeline:
         images = {m: torch.as_tensor(scan.voxels.copy(), device=device)[None] for m, scan in inputs.items()}
         sigmas = {m: sigma_tensor(noise[m], images[m]) for m in inputs}
         tiles = {m: self.tile(scan.grid.shape, max_voxels) for m, scan in inputs.items()}
-        found = self.registrar(inputs, seed=seed, on_step=on_step) if self.registrar and len(inputs) > 1 else {}
-        clock.lap("register")
         fusing = plan_fusing(self.fuser, inputs, found, seed)
         with torch.no_grad():  # the one place: whole volumes are made without a graph, explanations make their own
             cleaned = {
@@ -204,7 +204,7 @@ class Pipeline:
         if fusion is not None:
             weighted = self._pull_back(target, results, sigmas, joining)
             targets, regions = weighted, {m: _weighted_region(w, results[m].scan) for m, w in weighted.items()}
-        attributions, certificates, offset_share = {}, {}, 0.0
+        attributions, certificates, credits, offset_share = {}, {}, {}, 0.0
         for m, own_target in targets.items():
             method = explanation.attributor(results[m].scan, regions[m], seed)
             case = Case(
@@ -226,6 +226,8 @@ class Pipeline:
             removed = {m: results[m].removed for m in targets}
             offset_share = after - sum(_measure(w, results[m].shown) for m, w in targets.items())
             before = after + sum(_measure(targets[m], volume) for m, volume in removed.items() if volume is not None)
+            ledger = {} if fusion.ledger is None else fusion.ledger.credits
+            credits = {m: _measure(target, credit) for m, credit in ledger.items()}
         return ExplanationResult(
             region=region,
             measure=measure.name,
@@ -238,6 +240,7 @@ class Pipeline:
             value_after=after,
             unit=unit,
             offset_share=offset_share,
+            credits=credits,
         )
 
     def _sampled(self, seed: int) -> Callable[[Denoiser, Tensor, Tensor], Tensor]:

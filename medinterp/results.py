@@ -11,6 +11,9 @@ from medinterp.fusion.registration import Registration
 from medinterp.noise.estimate import NoiseEstimate
 from medinterp.volume import Region, Volume
 
+TISSUE = 0.1
+"""Of the bright tissue's level, in the fused image's scale: what is darker is background."""
+
 
 @dataclass(frozen=True)
 class InputResult:
@@ -95,6 +98,12 @@ class FusionResult:
     carried: Mapping[str, Volume]
     ledger: LedgerResult | None = None
 
+    @property
+    def mean_weights(self) -> Mapping[str, float]:
+        """Each input's mean weight over the tissue: where the fused image exceeds a tenth of the bright level."""
+        tissue = self.fused.voxels > TISSUE
+        return {m: float(w.voxels[tissue].mean()) if tissue.any() else 0.0 for m, w in self.weights.items()}
+
 
 @dataclass(frozen=True)
 class ExplanationResult:
@@ -103,7 +112,7 @@ class ExplanationResult:
     ``asked`` is the method with its options, as the user wrote it. What is no property of an image, such as what
     was removed, has no number before. For a fused image there is one map, attribution and certificate per input,
     and their sums add up to the number, but for ``offset_share``: what the intensity mapping added (CT counts from
-    air).
+    air). ``credits`` is the number divided by the modality ledger, when there is one.
     """
 
     region: Region
@@ -117,6 +126,7 @@ class ExplanationResult:
     value_after: float
     unit: str
     offset_share: float = 0.0
+    credits: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

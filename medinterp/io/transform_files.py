@@ -1,4 +1,4 @@
-"""Transforms from files: ITK's .tfm and .h5 (LPS, from reference to scan) and 4x4 matrices as text (RAS)."""
+"""Transform files: ITK's .tfm and .h5 (LPS, from reference to scan), written as .tfm; 4x4 matrices as text (RAS)."""
 
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,21 @@ def read_transform(path: Path) -> Transform:
     else:
         matrix, kind = np.linalg.inv(_checked(_read_matrix(path))), "4x4 matrix"
     return Transform(matrix, Step("given transform", {"file": kind, "matrix_ras_mm": matrix.tolist()}))
+
+
+def write_transform(transform: Transform, path: Path) -> Path:
+    """Write a transform as ITK text (.tfm): what 3D Slicer, ANTs and SimpleITK load, and ``read_transform`` reads.
+
+    The map goes from points of the reference to points of the scan, LPS mm; 17 digits, so nothing is lost.
+    """
+    matrix = _FLIP @ transform.matrix @ _FLIP
+    numbers = " ".join(f"{value:.17g}" for value in (*matrix[:3, :3].ravel(), *matrix[:3, 3]))
+    path.write_text(
+        f"{_ITK_TEXT} File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\nParameters: {numbers}\n"
+        "FixedParameters: 0 0 0\n",
+        encoding="ascii",
+    )
+    return path
 
 
 def itk_matrix(transform: Any) -> Float64[np.ndarray, "4 4"]:

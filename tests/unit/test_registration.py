@@ -9,7 +9,7 @@ import SimpleITK as sitk  # noqa: N813
 from medinterp.errors import GridMismatch, InputError
 from medinterp.fusion.registration import Registrar, register, tissue_points
 from medinterp.fusion.similarity import mutual_information_bits
-from medinterp.io.transform_files import itk_matrix, read_transform
+from medinterp.io.transform_files import itk_matrix, read_transform, write_transform
 from medinterp.testing.motion import move, random_motion
 from medinterp.testing.phantoms import small_scan
 from medinterp.volume import Step, Transform, Volume
@@ -83,6 +83,14 @@ def test_an_itk_transform_file_is_read_as_lps_from_reference_to_scan(tmp_path: P
     np.testing.assert_allclose(found(point), lps * (-1, -1, 1), atol=1e-6)
     # control: the same numbers taken as RAS put the point elsewhere
     assert np.linalg.norm(found(point) - np.array(itk.TransformPoint(point.tolist()))) > 10
+
+
+def test_a_transform_comes_back_from_its_file_and_itk_reads_it_the_same(tmp_path: Path) -> None:
+    motion = random_motion(10.0, 5.0, np.ones(3), np.random.default_rng(4))
+    path = write_transform(motion, tmp_path / "t.tfm")
+    np.testing.assert_allclose(read_transform(path).matrix, motion.matrix, atol=1e-10)  # 17 digits, over 1 m
+    lps = sitk.ReadTransform(str(path)).TransformPoint((-5.0, 7.0, 11.0))
+    np.testing.assert_allclose(np.array(lps) * (-1, -1, 1), motion(np.array([5.0, -7.0, 11.0])), atol=1e-9)
 
 
 def test_a_text_matrix_moves_the_scan_onto_the_reference_in_ras(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from medinterp.attribution.by_name import division_without_path
 from medinterp.catalogue import find_bundle, versions
+from medinterp.export.fusion_section import fusion_lines
 from medinterp.export.results import RunFacts, write_study
 from medinterp.options import RunOptions
 from medinterp.pipeline import Pipeline
@@ -46,6 +47,8 @@ class Study:
             )
             if one.scan.modality not in self.facts.trained_on:
                 lines.append(f"{name}: this prior was not trained on {one.scan.modality}; treat the result as a trial")
+        if self.result.fusion is not None:
+            lines += fusion_lines(self.result.fusion)
         for explained in self.result.explanations:
             claimed = [c.residual for c in explained.certificates.values() if c.complete is not None]
             account = f", completeness residual {max(claimed):.1e}" if claimed else ""
@@ -122,6 +125,8 @@ def _facts(bundle: str, pipeline: Pipeline, options: RunOptions, seconds: Mappin
     """Return what the run record says beside the results: every choice, and no path."""
     parameters = {k: v for k, v in asdict(options).items() if k not in ("overwrite", "dry_run")}
     parameters["targets"] = [without_path(t) for t in options.targets]
+    for key in ("transforms", "register_masks"):  # names of inputs, not of files
+        parameters[key] = [text.partition("=")[0] for text in parameters[key]]
     parameters["supervoxels"] = division_without_path(options.supervoxels)
     parameters |= {"bundle": bundle, "sampler": sampler_word(pipeline.sampler), "steps": pipeline.steps}
     return RunFacts(

@@ -18,6 +18,7 @@ from medinterp import __version__
 from medinterp.cli_options import (
     Computing,
     Explaining,
+    Fusing,
     Reading,
     Sampling,
     Showing,
@@ -111,11 +112,11 @@ def run(
     computing: Computing,
     writing: Writing,
     showing: Showing,
-    resample: Annotated[bool, typer.Option("--resample", help="Allow inputs on different grids to be fused.")] = False,
+    fusing: Fusing,
 ) -> None:
     """Denoise scans, fuse several, explain a measurement, and write the study folder."""
     with _errors(debug=showing.debug):
-        options = chosen_options(explaining, sampling, reading, computing, writing, resample=resample)
+        options = chosen_options(explaining, sampling, reading, computing, writing, fusing)
         _run(_parse_inputs(inputs), output, showing, options)
 
 

@@ -14,8 +14,10 @@ from medinterp.denoisers.base import Denoiser
 from medinterp.denoisers.tiled import Tiled, choose_tile
 from medinterp.errors import ConfigError
 from medinterp.explanation import Case, Explanation
-from medinterp.fusion.fusers import VarianceWeighted
-from medinterp.fusion.warp import Warp
+from medinterp.fusing import plan_fusing
+from medinterp.fusion.fusers import Fuser
+from medinterp.fusion.joining import Joining
+from medinterp.fusion.registration import Registrar
 from medinterp.noise.estimate import Estimator, NoiseEstimate
 from medinterp.noise.masked import silent_where_masked
 from medinterp.progress import OnStep, StepInfo, ignore
@@ -37,15 +39,19 @@ class Pipeline:
         fuser: joins several modalities.
         steps: steps of the schedule.
         modalities: what the prior was trained on; another modality is run, and the results say so.
+        registrar: finds where the other scans lie in the first one's space; None where the files say so.
+        ledger: whether a fused image gets its modality ledger.
     """
 
     estimator: Estimator
     denoiser: Denoiser
     schedule: Schedule
     sampler: Sampler
-    fuser: VarianceWeighted
+    fuser: Fuser
     steps: int = 1
     modalities: Sequence[str] = ("MR",)
+    registrar: Registrar | None = None
+    ledger: bool = False
 
     @property
     def radius(self) -> int | None:
@@ -93,17 +99,9 @@ class Pipeline:
     ) -> Tensor:
         """Return the final image: the denoised one, or for several inputs the fused one on the first input's grid."""
         denoised = {m: self.denoise(image, sigmas[m], seed=seed) for m, image in inputs.items()}
-        return next(iter(denoised.values())) if len(denoised) == 1 else self._fuse(denoised, sigmas, grids)[0]
-
-    def _fuse(
-        self, denoised: Mapping[str, Tensor], sigmas: Mapping[str, Tensor], grids: Mapping[str, Grid]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        reference = next(iter(grids.values()))
-        warps = {m: Warp(grid, reference) for m, grid in grids.items()}
-        warped = {m: warps[m](image) for m, image in denoised.items()}
-        coverage = {m: warps[m].coverage(image) for m, image in denoised.items()}
-        contributions = self.fuser.contributions(warped, sigmas, coverage)
-        return torch.stack(list(contributions.values())).sum(dim=0), contributions
+        if len(denoised) == 1:
+            return next(iter(denoised.values()))
+        return Joining(self.fuser, grids)(denoised, sigmas).image
 
     def run(
         self,
@@ -145,14 +143,16 @@ class Pipeline:
                 "contrast, or explain one scan"
             )
         clock = _Clock()
+        found = self.registrar(inputs, seed=seed, on_step=on_step) if self.registrar and len(inputs) > 1 else {}
+        clock.lap("register")
         on_step(StepInfo("noise", 0, len(inputs)))
         noise = {m: silent_where_masked(self.estimator(scan), scan) for m, scan in inputs.items()}
         on_step(StepInfo("noise", len(inputs), len(inputs)))
         clock.lap("noise")
         images = {m: torch.as_tensor(scan.voxels.copy(), device=device)[None] for m, scan in inputs.items()}
         sigmas = {m: sigma_tensor(noise[m], images[m]) for m in inputs}
-        grids = {m: scan.grid for m, scan in inputs.items()}
-        tiles = {m: self.tile(grid.shape, max_voxels) for m, grid in grids.items()}
+        tiles = {m: self.tile(scan.grid.shape, max_voxels) for m, scan in inputs.items()}
+        fusing = plan_fusing(self.fuser, inputs, found, seed)
         with torch.no_grad():  # the one place: whole volumes are made without a graph, explanations make their own
             cleaned = {
                 m: self.denoise(image, sigmas[m], seed=seed, tile=tiles[m], graph=False, on_step=on_step)
@@ -160,12 +160,12 @@ class Pipeline:
             }
             clock.lap("denoise")
             results = {m: self._input_result(inputs[m], noise[m], cleaned.get(m), seed) for m in inputs}
-            fusion = self._fusion_result(results, cleaned, sigmas, grids) if len(inputs) > 1 else None
+            fusion = fusing.result(cleaned, sigmas, ledger=self.ledger) if len(inputs) > 1 else None
             clock.lap("fuse")
         explained = []
         for number, explanation in enumerate(explanations):
             on_step(StepInfo("explain", number, len(explanations), explanation.method.name))
-            explained.append(self._explain(explanation, results, fusion, images, sigmas, seed=seed))
+            explained.append(self._explain(explanation, results, fusion, images, sigmas, fusing.joining, seed=seed))
         on_step(StepInfo("explain", len(explanations), len(explanations)))
         clock.lap("explain")
         return Result(results, fusion, tuple(explained), clock.seconds, seed, device, tiles)
@@ -184,24 +184,6 @@ class Pipeline:
         removed = scan.derive(scan.voxels - denoised.voxels, Step("removed noise", parameters))
         return InputResult(scan, noise, sigma, denoised, removed)
 
-    def _fusion_result(
-        self,
-        results: Mapping[str, InputResult],
-        cleaned: Mapping[str, Tensor],
-        sigmas: Mapping[str, Tensor],
-        grids: Mapping[str, Grid],
-    ) -> FusionResult:
-        fused, contributions = self._fuse(cleaned, sigmas, grids)
-        reference = next(iter(results.values())).scan
-        step = Step("fuse", {"fuser": type(self.fuser).__name__, "inputs": list(results)})
-        return FusionResult(
-            reference.derive(fused[0].cpu().numpy(), step, unit="1"),
-            {
-                m: reference.derive(part[0].cpu().numpy(), Step("contribution", {"of": m}), unit="1")
-                for m, part in contributions.items()
-            },
-        )
-
     def _explain(
         self,
         explanation: Explanation,
@@ -209,6 +191,7 @@ class Pipeline:
         fusion: FusionResult | None,
         images: Mapping[str, Tensor],
         sigmas: Mapping[str, Tensor],
+        joining: Joining,
         *,
         seed: int,
     ) -> ExplanationResult:
@@ -219,9 +202,9 @@ class Pipeline:
         targets: Mapping[str, Target] = {first: target}
         regions = {first: region}
         if fusion is not None:
-            weighted = self._pull_back(target, results, sigmas)
+            weighted = self._pull_back(target, results, sigmas, joining)
             targets, regions = weighted, {m: _weighted_region(w, results[m].scan) for m, w in weighted.items()}
-        attributions, certificates = {}, {}
+        attributions, certificates, credits, offset_share = {}, {}, {}, 0.0
         for m, own_target in targets.items():
             method = explanation.attributor(results[m].scan, regions[m], seed)
             case = Case(
@@ -241,7 +224,10 @@ class Pipeline:
         else:  # the fused image is linear in the denoised ones, so what was removed is what the number changed by
             after, unit = _measure(target, fusion.fused), fusion.fused.unit
             removed = {m: results[m].removed for m in targets}
+            offset_share = after - sum(_measure(w, results[m].shown) for m, w in targets.items())
             before = after + sum(_measure(targets[m], volume) for m, volume in removed.items() if volume is not None)
+            ledger = {} if fusion.ledger is None else fusion.ledger.credits
+            credits = {m: _measure(target, credit) for m, credit in ledger.items()}
         return ExplanationResult(
             region=region,
             measure=measure.name,
@@ -253,6 +239,8 @@ class Pipeline:
             value_before=before,
             value_after=after,
             unit=unit,
+            offset_share=offset_share,
+            credits=credits,
         )
 
     def _sampled(self, seed: int) -> Callable[[Denoiser, Tensor, Tensor], Tensor]:
@@ -260,12 +248,12 @@ class Pipeline:
         return lambda denoiser, image, sigma: replace(self, denoiser=denoiser).denoise(image, sigma, seed=seed)
 
     def _pull_back(
-        self, target: Target, results: Mapping[str, InputResult], sigmas: Mapping[str, Tensor]
+        self, target: Target, results: Mapping[str, InputResult], sigmas: Mapping[str, Tensor], joining: Joining
     ) -> dict[str, WeightedSum]:
         """Turn a linear measurement of the fused image into one of each denoised image that it looks at."""
         leaves = {m: torch.from_numpy(r.shown.voxels.copy())[None].requires_grad_() for m, r in results.items()}
         levels = {m: sigma.cpu() for m, sigma in sigmas.items()}
-        fused, _ = self._fuse(leaves, levels, {m: r.scan.grid for m, r in results.items()})
+        fused = joining(leaves, levels).image
         weights = torch.autograd.grad(target(fused).sum(), list(leaves.values()))
         found = {m: w[0, 0] for m, w in zip(leaves, weights, strict=True) if bool(w.any())}
         return {m: WeightedSum(w, target.name) for m, w in found.items()}

@@ -1,19 +1,22 @@
 """Before a run: output place checked, scans read and named, pipeline built, explanations assembled from the options."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from medinterp import io
-from medinterp.attribution.by_name import NamedMethod, parse_measure
+from medinterp.attribution.by_name import NamedMethod, parse_fuser, parse_measure
 from medinterp.bundle import load_pipeline
 from medinterp.errors import ConfigError, GridMismatch, InputError, OutputError, UnsupportedSeries
 from medinterp.explanation import Explanation
 from medinterp.export.names import input_name
 from medinterp.export.study import StudyFolder
+from medinterp.fusion.alignment import Kind
+from medinterp.fusion.registration import Registrar
+from medinterp.io.transform_files import read_transform
 from medinterp.options import RunOptions
 from medinterp.pipeline import Pipeline
 from medinterp.sampling.samplers import Heun, PosteriorMean, ReverseSDE, Sampler
@@ -72,13 +75,19 @@ def _real(path: Path) -> Path:
 
 
 def read_inputs(paths: Mapping[str, Path], options: RunOptions) -> dict[str, Volume]:
-    """Read every input; several must share one grid unless resampling is allowed.
+    """Read every input; several must share one grid unless resampling is allowed, or it is said where they lie.
 
     Raises:
-        GridMismatch: grids differ and ``resample`` is off.
+        GridMismatch: grids differ, and neither resampling, registration nor a transform was asked for.
         UnsupportedSeries: a grid is sheared, so that viewers would show the results out of place.
         InputError: one scan is given twice, which would count its noise as two independent measurements.
+        ConfigError: one scan, and an option that is about several.
     """
+    about_several = {"register": options.register, "transform": options.transforms, "fuser": options.fuser,
+                     "ledger": options.ledger}  # fmt: skip
+    useless = [option for option, value in about_several.items() if value]
+    if useless and len(paths) == 1:
+        raise ConfigError(f"--{useless[0]} is about several inputs, and there is one; leave it out, or add t2=PATH")
     scans = {
         m: io.read(path, series=options.series, frame=options.frame, use_form=options.use_form, force=options.force)
         for m, path in paths.items()
@@ -87,11 +96,12 @@ def read_inputs(paths: Mapping[str, Path], options: RunOptions) -> dict[str, Vol
         _require_perpendicular(name, scan)
     first, *others = scans
     hashes = {m: scan.provenance.source.sha256 for m, scan in scans.items()}
+    placed = _named_files(options.transforms, "transform")
     for number, other in enumerate(others, start=1):
         twin = next((m for m in list(scans)[:number] if hashes[m] == hashes[other]), None)
         if twin is not None:
             raise InputError(f"'{other}' is the same scan as '{twin}'; give each scan once")
-        if options.resample:
+        if options.resample or options.register or other in placed:
             continue
         why = scans[first].grid.mismatch(scans[other].grid)
         frames = {scans[first].grid.frame_uid, scans[other].grid.frame_uid}
@@ -100,7 +110,7 @@ def read_inputs(paths: Mapping[str, Path], options: RunOptions) -> dict[str, Vol
         if why is not None:
             raise GridMismatch(
                 f"'{other}' is on another grid than '{first}': {why}; if both are in the same patient space, allow "
-                "interpolation with --resample, else register them first"
+                "interpolation with --resample, else find where they lie with --register rigid, or give a --transform"
             )
     return scans
 
@@ -119,11 +129,17 @@ def build_pipeline(folder: Path, options: RunOptions, device: torch.device) -> P
     """Load a bundle's pipeline and apply the options that change it.
 
     Raises:
-        ConfigError: sampler and steps do not fit each other.
+        ConfigError: sampler and steps do not fit each other, or a fuser's option is wrong.
+        PluginError: there is no such fuser.
+        InputError: a transform or a registration mask cannot be read.
     """
-    pipeline = load_pipeline(folder)
+    pipeline = replace(load_pipeline(folder), ledger=options.ledger)
     if hasattr(pipeline.denoiser, "to"):
         pipeline.denoiser.to(device)
+    if options.fuser is not None:
+        pipeline = replace(pipeline, fuser=parse_fuser(options.fuser))
+    if options.register is not None or options.transforms:
+        pipeline = replace(pipeline, registrar=build_registrar(options))
     if options.sampler is None and options.steps is None:
         return pipeline
     sampler = pipeline.sampler if options.sampler is None else _SAMPLERS[options.sampler]()
@@ -135,6 +151,35 @@ def build_pipeline(folder: Path, options: RunOptions, device: torch.device) -> P
     if word in ("ode", "sde") and steps == 1:
         raise ConfigError(f"1 step of '{word}' is the posterior mean: ask for --sampler mean, or for 2 steps or more")
     return replace(pipeline, sampler=sampler, steps=steps)
+
+
+def build_registrar(options: RunOptions) -> Registrar:
+    """Return what finds the inputs' places; transforms and masks are read here, before any work.
+
+    Raises:
+        ConfigError: a text is not NAME=FILE.
+        InputError: a file cannot be read.
+    """
+    transforms = {m: read_transform(p) for m, p in _named_files(options.transforms, "transform").items()}
+    masks = {m: io.read(p) for m, p in _named_files(options.register_masks, "register-mask").items()}
+    kind: Kind | None = "affine" if options.register == "affine" else "rigid" if options.register else None
+    return Registrar(kind, transforms, masks)
+
+
+def _named_files(texts: Sequence[str], option: str) -> dict[str, Path]:
+    """Split NAME=FILE texts; names become those of the inputs.
+
+    Raises:
+        ConfigError: a text has another form, or a name is given twice.
+    """
+    named: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        name = input_name(name)
+        if not (equals and path) or name in named:
+            raise ConfigError(f"--{option}: expected NAME=FILE with the name of an input, each name once")
+        named[name] = Path(path)
+    return named
 
 
 def sampler_word(sampler: Sampler) -> str:

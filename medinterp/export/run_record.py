@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from medinterp.attribution import RegionAttribution
-from medinterp.results import ExplanationResult, InputResult, Result
+from medinterp.results import ExplanationResult, FusionResult, InputResult, Result
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ def run_record(result: Result, facts: RunFacts, notes: Sequence[str]) -> dict[st
         "research_use_only": True,
         "bundle": {"name": facts.bundle, "weights_sha256": facts.weights_sha256, "trained_on": list(facts.trained_on)},
         "inputs": {name: _input_record(one) for name, one in result.inputs.items()},
+        **({} if result.fusion is None else {"fusion": fusion_record(result.fusion, next(iter(result.inputs)))}),
         "explanations": [explanation_record(explained) for explained in result.explanations],
         "parameters": dict(facts.parameters),
         "seed": result.seed,
@@ -73,6 +74,48 @@ def _input_record(one: InputResult) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def fusion_record(fusion: FusionResult, reference: str) -> dict[str, Any]:
+    """Return what the run record and the sidecars say of the fused image: how it came about, in numbers.
+
+    Args:
+        fusion: what was fused.
+        reference: name of the input on whose grid it lies.
+    """
+    record: dict[str, Any] = {
+        "reference": reference,
+        "fuser": fusion.fuser,
+        "options": dict(fusion.options),
+        "intensity_mapping": {
+            m: {"offset": s.offset, "level": s.level, "formula": "(value + offset) / level"}
+            for m, s in fusion.scales.items()
+        },
+        "mean_weight": dict(fusion.mean_weights),
+        "registration": {m: _registration_record(fusion, m) for m in fusion.alignments},
+    }
+    if fusion.ledger is not None:
+        found = fusion.ledger
+        record["ledger"] = {
+            "shares": dict(found.shares), "efficiency_gap": found.gap, "evaluations": found.evaluations,
+            "displaced_share": found.displaced_share, "worst_displacement": found.worst_displacement,
+            "warning": found.warning,
+        }  # fmt: skip
+    return record
+
+
+def _registration_record(fusion: FusionResult, name: str) -> dict[str, Any]:
+    found = fusion.alignments[name].registration
+    consistency = found.consistency
+    return {
+        "kind": found.kind,
+        "matrix_reference_to_scan_ras_mm": found.transform.matrix.tolist(),
+        "angle_deg": found.transform.angle_deg,
+        "shift_mm": found.shift_mm,
+        "mutual_information_bits": {"before": found.information_before, "after": found.information_after},
+        "inverse_consistency_mm": None if consistency is None else
+        {"median": consistency.median_mm, "largest": consistency.largest_mm},
+    }  # fmt: skip
+
+
 def explanation_record(explained: ExplanationResult) -> dict[str, Any]:
     """Return what the record says of one explanation: target, numbers, and every map's account and certificate."""
     return {
@@ -83,6 +126,8 @@ def explanation_record(explained: ExplanationResult) -> dict[str, Any]:
         "unit": explained.unit,
         "value_before": explained.value_before,
         "value_after": explained.value_after,
+        **({"offset_share": explained.offset_share} if explained.offset_share else {}),
+        **({"ledger": dict(explained.credits)} if explained.credits else {}),
         "region_voxels": int(explained.region.mask.sum()),
         "region_centre_ras_mm": [round(p, 3) for p in explained.region.centre_mm],
         "maps": {

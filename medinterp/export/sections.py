@@ -5,10 +5,11 @@ from typing import Any
 
 from medinterp.assessment.certificate import INSENSITIVE, SENSITIVE
 from medinterp.export.drawn import Drawn
+from medinterp.export.fusion_section import fusion_section, weight_words
 from medinterp.export.report import Check, ExplainedMap, ExplanationSection, InputSection, ReportContext
 from medinterp.export.run_record import RunFacts
 from medinterp.export.words import measure_words, quantity
-from medinterp.results import ExplanationResult, InputResult, Result
+from medinterp.results import ExplanationResult, FusionResult, InputResult, Result
 from medinterp.volume import Region
 
 
@@ -33,12 +34,22 @@ def report_context(
         f"'{facts.bundle}' ({kind}, started at the scan's own noise level)."
     )
     if result.fusion is not None:
-        summary += " The denoised images were interpolated onto the first one's grid and fused."
+        summary += f" {_fused_words(result.fusion)}"
     sections = tuple(_input_section(n, o, facts) for n, o in result.inputs.items())
     explained = tuple(
         _explanation_section(e, tuple(d for d in drawn if d.explanation is e)) for e in result.explanations
     )
-    return ReportContext(summary, sections, explained, record, tuple(notes))
+    return ReportContext(summary, sections, explained, record, tuple(notes), fusion=fusion_section(result))
+
+
+def _fused_words(fusion: FusionResult) -> str:
+    """Return how the fused image came about, in a sentence or two."""
+    found = {a.registration.kind for a in fusion.alignments.values()}
+    kinds = [word for kind, word in (("rigid", "rigid registration"), ("affine", "affine registration"),
+                                     ("given", "the transform given")) if kind in found]  # fmt: skip
+    placed = f", placed by {' and '.join(kinds)}," if kinds else ""
+    moved = "interpolated once onto the first one's grid and fused" if fusion.on_own_grids else "fused on their grid"
+    return f"The denoised images{placed} were {moved}: {weight_words(fusion)}."
 
 
 def _input_section(name: str, one: InputResult, facts: RunFacts) -> InputSection:
@@ -81,6 +92,9 @@ def _explanation_section(explained: ExplanationResult, drawn: tuple[Drawn, ...])
             for key, value in attribution.statistics.items()
             if not (exact and key.startswith("halo"))
         ]
+    if explained.offset_share:
+        rows.append(("Share of the intensity mapping's offset", quantity(explained.offset_share, explained.unit)))
+    rows += [(f"Ledger: credit of {m}", quantity(credit, explained.unit)) for m, credit in explained.credits.items()]
     return ExplanationSection(
         target=f"{measure_words(explained.measure)} of {explained.region.name} at {_place(explained.region)}",
         method=explained.method,

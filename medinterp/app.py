@@ -8,6 +8,7 @@ from typing import Any
 
 from medinterp.attribution.by_name import division_without_path
 from medinterp.catalogue import find_bundle, versions
+from medinterp.denoisers.tiled import BYTES_PER_VOXEL
 from medinterp.export.fusion_section import fusion_lines
 from medinterp.export.results import RunFacts, write_study
 from medinterp.options import RunOptions
@@ -16,6 +17,7 @@ from medinterp.preparation import (
     Inputs,
     build_explanations,
     build_pipeline,
+    check_explanations,
     check_output,
     name_inputs,
     read_inputs,
@@ -102,6 +104,8 @@ def run(
     on_step(StepInfo("read", len(named), len(named)))
     pipeline = build_pipeline(folder, chosen, device)
     explanations = build_explanations(chosen)
+    budget = voxel_budget(chosen.max_memory_gb, device)
+    check_explanations(pipeline, scans, explanations, chosen, budget * BYTES_PER_VOXEL)
     loaded = time.perf_counter() - begun
     with memory_errors():
         result = pipeline.run(
@@ -109,7 +113,7 @@ def run(
             explanations,
             seed=chosen.seed,
             device=str(device),
-            max_voxels=voxel_budget(chosen.max_memory_gb, device),
+            max_voxels=budget,
             whole=chosen.whole,
             on_step=on_step,
         )

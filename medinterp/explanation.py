@@ -20,11 +20,13 @@ from medinterp.attribution import (
     explain_region,
 )
 from medinterp.attribution.capabilities import capabilities
-from medinterp.attribution.crop import crop_box, crop_method
+from medinterp.attribution.crop import crop_box, crop_method, exact_box
 from medinterp.attribution.measures import Mean, Measure
 from medinterp.attribution.result import Forward, Kind
 from medinterp.denoisers.base import Denoiser
-from medinterp.errors import MethodNotValid
+from medinterp.denoisers.footprint import gradient_bytes
+from medinterp.denoisers.network import BiasFreeUNet
+from medinterp.errors import DeviceError, MethodNotValid
 from medinterp.volume import Region, Volume
 
 PROOF_HALO = 8
@@ -121,6 +123,43 @@ class Case:
         """
         return PROOF_HALO if hasattr(self.attributor, "crop") else None
 
+    def crop(self, halo: int | None) -> Box:
+        """Return the part of the scan that an explanation with this halo computes on; None for all that matters."""
+        shape, stride = self._shape(), CropOptions().stride
+        exact = exact_box(self.attributor, self.target, shape, self.measure.radius(self.radius), stride)
+        return exact if halo is None else crop_box(self.target.support(), halo, stride, shape).clipped(exact)
+
+    def gradient_bytes(self, halo: int | None) -> int | None:
+        """Return the memory that the method's gradient takes on that crop; None where it is not known or none is taken.
+
+        Known for our own network, one evaluation.
+        """
+        declared, network = capabilities(self.attributor), getattr(self.denoiser, "network", None)
+        if declared is None or not declared.cost.backward or not isinstance(network, BiasFreeUNet) or not self.single:
+            return None
+        crop, seen = self.crop(halo), self.target.support()
+        box = seen.relative_to(crop)
+        return int(declared.cost.memory * gradient_bytes(network, crop.shape, (box.start, box.stop)))
+
+    def require_memory(self, halo: int | None, limit: int | None) -> None:
+        """Refuse what would take more memory than there is, before the work.
+
+        Raises:
+            DeviceError: the gradient takes more than ``limit`` bytes.
+        """
+        needed = self.gradient_bytes(halo)
+        if needed is None or limit is None or needed <= limit:
+            return
+        small = self.gradient_bytes(PROOF_HALO) or needed
+        raise DeviceError(
+            f"explaining '{self.target.name}' by {self.attributor.name} takes {needed / 1e9:.1f} GB and "
+            f"{limit / 1e9:.1f} GB are left; raise --max-memory, explain a smaller region, or give --halo "
+            f"{PROOF_HALO} ({small / 1e9:.1f} GB), whose error is measured"
+        )
+
+    def _shape(self) -> tuple[int, int, int]:
+        return self.image.shape[2], self.image.shape[3], self.image.shape[4]
+
     def explain(
         self,
         *,
@@ -154,8 +193,7 @@ class Case:
 
     def around(self, halo: int) -> tuple[Box, "Case"]:
         """Return the box of ``halo`` voxels around the region, and the case there; its answer is near, not the same."""
-        shape = (self.image.shape[2], self.image.shape[3], self.image.shape[4])
-        box = crop_box(self.target.support(), halo, CropOptions().stride, shape)
+        box = crop_box(self.target.support(), halo, CropOptions().stride, self._shape())
         cut = (..., *box.slices)
         sigma = self.sigma if max(self.sigma.shape[2:]) == 1 else self.sigma[cut]
         attributor, target = crop_method(self.attributor, box), self.target.crop(box)

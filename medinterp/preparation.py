@@ -199,3 +199,29 @@ def build_explanations(options: RunOptions) -> tuple[Explanation, ...]:
     methods = [NamedMethod(text, options.baseline, options.supervoxels) for text in dict.fromkeys(options.methods)]
     located = [parse_target(target) for target in dict.fromkeys(options.targets)]
     return tuple(Explanation(method, locate, measure, options.halo) for locate in located for method in methods)
+
+
+def check_explanations(
+    pipeline: Pipeline,
+    scans: Mapping[str, Volume],
+    explanations: Sequence[Explanation],
+    options: RunOptions,
+    limit: int,
+) -> None:
+    """Refuse, before minutes of denoising, what the explanations would be refused for after it.
+
+    A region that is found on the denoised scan, and the memory for a fused image's parts, are left to the run.
+
+    Raises:
+        MedinterpError: a region is not on the scan, a method does not apply, or a gradient takes more than ``limit``
+            bytes.
+    """
+    name, scan = next(iter(scans.items()))
+    for explanation in explanations:
+        if getattr(explanation.locate, "needs_removed", False):
+            continue
+        case, halo = pipeline.case(name, scan, explanation, seed=options.seed, whole=options.whole)
+        refuse = getattr(case.attributor, "refuse", None)
+        if refuse is not None:
+            refuse(case.target, case.forward(case.denoiser))
+        case.require_memory(halo, limit if len(scans) == 1 else None)

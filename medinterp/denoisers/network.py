@@ -49,7 +49,7 @@ class Level(nn.Module):
 
     def __init__(self, widths: tuple[int, ...], blocks: tuple[int, ...]) -> None:
         super().__init__()
-        width = widths[0]
+        self.width = width = widths[0]
         self.down = nn.Sequential(*[ResidualBlock(width) for _ in range(blocks[0])])
         self.inner: Level | None = None
         if len(widths) > 1:

@@ -8,7 +8,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from medinterp.assessment.certificate import Certificate, certify, check_randomisation, homogeneity_residual
+from medinterp.assessment.certificate import Certificate, certify, homogeneity_residual
+from medinterp.assessment.randomisation import check_randomisation
 from medinterp.attribution import (
     Attribution,
     Attributor,

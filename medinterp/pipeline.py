@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medinterp.assessment.full import CHECKS
 from medinterp.attribution import Attribution, Target, WeightedSum
+from medinterp.certification import certify_fully
 from medinterp.denoisers.base import Denoiser
 from medinterp.denoisers.tiled import Tiled, choose_tile
 from medinterp.errors import ConfigError
@@ -165,7 +167,7 @@ class Pipeline:
         explained = []
         for number, explanation in enumerate(explanations):
             on_step(StepInfo("explain", number, len(explanations), explanation.method.name))
-            explained.append(self._explain(explanation, results, fusion, images, sigmas, seed=seed))
+            explained.append(self._explain(explanation, results, fusion, images, sigmas, seed=seed, on_step=on_step))
         on_step(StepInfo("explain", len(explanations), len(explanations)))
         clock.lap("explain")
         return Result(results, fusion, tuple(explained), clock.seconds, seed, device, tiles)
@@ -211,6 +213,7 @@ class Pipeline:
         sigmas: Mapping[str, Tensor],
         *,
         seed: int,
+        on_step: OnStep = ignore,
     ) -> ExplanationResult:
         """Explain one measurement, modality by modality; for linear measurements of a fused image this is exact."""
         first, reference = next(iter(results.items()))
@@ -221,7 +224,7 @@ class Pipeline:
         if fusion is not None:
             weighted = self._pull_back(target, results, sigmas)
             targets, regions = weighted, {m: _weighted_region(w, results[m].scan) for m, w in weighted.items()}
-        attributions, certificates = {}, {}
+        attributions, certificates, repeats = {}, {}, {}
         for m, own_target in targets.items():
             method = explanation.attributor(results[m].scan, regions[m], seed)
             case = Case(
@@ -233,6 +236,12 @@ class Pipeline:
                 halo = case.usual_halo()
             attributions[m] = case.explain(halo=halo)
             certificates[m] = case.certify(attributions[m])
+            if explanation.checks is not None:
+                certificates[m], repeats[m] = certify_fully(
+                    case, attributions[m], certificates[m], explanation.checks, exact=not self.sampler.stochastic,
+                    on_check=lambda name: on_step(StepInfo("certify", CHECKS.index(name), len(CHECKS), name)),
+                )  # fmt: skip
+                on_step(StepInfo("certify", len(CHECKS), len(CHECKS)))
         if fusion is None:
             shown = reference.denoised if measure.of_image else None
             before = _measure(target, reference.scan) if measure.of_image else None
@@ -242,17 +251,19 @@ class Pipeline:
             after, unit = _measure(target, fusion.fused), fusion.fused.unit
             removed = {m: results[m].removed for m in targets}
             before = after + sum(_measure(targets[m], volume) for m, volume in removed.items() if volume is not None)
+        maps = {m: _map_volume(a, m, results[m].scan, unit, measure.name) for m, a in attributions.items()}
         return ExplanationResult(
             region=region,
             measure=measure.name,
             method=explanation.method.name,
             asked=getattr(explanation.method, "text", explanation.method.name),
-            maps={m: _map_volume(a, m, results[m].scan, unit, measure.name) for m, a in attributions.items()},
+            maps=maps,
             attributions=attributions,
             certificates=certificates,
             value_before=before,
             value_after=after,
             unit=unit,
+            repeats={m: found.volumes(maps[m]) for m, found in repeats.items() if found is not None},
         )
 
     def _sampled(self, seed: int) -> Callable[[Denoiser, Tensor, Tensor], Tensor]:

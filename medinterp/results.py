@@ -42,7 +42,7 @@ class ExplanationResult:
 
     ``asked`` is the method with its options, as the user wrote it. What is no property of an image, such as what
     was removed, has no number before. For a fused image there is one map, attribution and certificate per input,
-    and their sums add up to the number.
+    and their sums add up to the number. A full certificate brings the map's "mean" and "sd" over repeated scans.
     """
 
     region: Region
@@ -55,6 +55,7 @@ class ExplanationResult:
     value_before: float | None
     value_after: float
     unit: str
+    repeats: Mapping[str, Mapping[str, Volume]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """The certificate of a map: whether it is complete, has converged, and depends on what the model learned."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medinterp.assessment.full import FullChecks
 from medinterp.assessment.randomisation import INSENSITIVE, SENSITIVE, Randomisation
 from medinterp.attribution.result import Attribution
 from medinterp.denoisers.base import Denoiser, evaluate
@@ -48,6 +49,7 @@ class Certificate:
         homogeneous: whether it is within tolerance.
         passed: nothing that was checked failed.
         notes: what failed or could not be checked, in words.
+        full: the checks of a full certificate, None where they were not asked for.
     """
 
     method: str
@@ -64,6 +66,17 @@ class Certificate:
     homogeneous: bool | None
     passed: bool
     notes: tuple[str, ...]
+    full: FullChecks | None = None
+
+
+def with_checks(certificate: Certificate, checks: FullChecks) -> Certificate:
+    """Return a certificate with the checks of a full one; it passes when both did."""
+    return replace(
+        certificate,
+        full=checks,
+        passed=certificate.passed and checks.passed,
+        notes=certificate.notes + checks.notes,
+    )
 
 
 def certify(

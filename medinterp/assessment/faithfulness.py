@@ -223,10 +223,9 @@ def edge_magnitude(scan: Float[Tensor, "1 C I J K"]) -> Float[Tensor, "I J K"]:
     padded = functional.pad(scan.detach(), [1] * 6, mode="replicate")
     total = torch.zeros_like(scan[0, 0])
     for axis in (2, 3, 4):
-        inner = [slice(1, -1)] * 3
-        low, high = list(inner), list(inner)
-        low[axis - 2], high[axis - 2] = slice(None, -2), slice(2, None)
-        change = (padded[(..., *high)] - padded[(..., *low)]) / 2
+        low, high = [slice(None)] * 2 + [slice(1, -1)] * 3, [slice(None)] * 2 + [slice(1, -1)] * 3
+        low[axis], high[axis] = slice(None, -2), slice(2, None)
+        change = (padded[tuple(high)] - padded[tuple(low)]) / 2
         total = total + change.square().sum(dim=(0, 1))
     return total.sqrt()
 
@@ -266,7 +265,8 @@ def _blocks(shape: tuple[int, int, int], edge: int, generator: torch.Generator) 
         view = [1, 1, 1]
         view[axis] = -1
         labels = labels * int(line[-1] + 1) + line.reshape(view)
-    return labels.unique(return_inverse=True)[1]
+    numbered: Tensor = torch.unique(labels, return_inverse=True)[1]
+    return numbered
 
 
 def _per_block(score: Tensor, blocks: Tensor, count: int) -> Tensor:

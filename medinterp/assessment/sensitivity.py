@@ -1,7 +1,7 @@
 """Infidelity and max-sensitivity: does a map predict what changes do, and does it stay when the scan hardly changes?"""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -78,7 +78,7 @@ def infidelity(
     measure: Measure,
     scan: Float[Tensor, "1 C I J K"],
     effect: Float[Tensor, "1 C I J K"],
-    changes: Iterable[Float[Tensor, "N C I J K"]],
+    changes: Iterable[Float[Tensor, "_ C I J K"]],
 ) -> Infidelity:
     """Compare what a map predicts with what happens: the mean of ``(sum(I effect) - (m(y) - m(y - I)))^2``.
 
@@ -107,9 +107,9 @@ def infidelity(
     told, seen = torch.cat(predicted), torch.cat(happened)
     squared = (told - seen).square()
     size, power = float(seen.square().mean()), float(told.square().mean())
-    product = float((told * seen).mean())
+    product, interval = float((told * seen).mean()), mean_interval(squared)
     return Infidelity(
-        value=mean_interval(squared),
+        value=replace(interval, low=max(0.0, interval.low)),  # a mean of squares lies not below
         rms=float(squared.mean().sqrt()),
         relative=float(squared.mean()) / size if size else None,
         best_scale=product / power if power else None,
@@ -126,7 +126,7 @@ def block_changes(
     changes: int,
     batch: int,
     generator: torch.Generator,
-) -> Iterable[Float[Tensor, "N C I J K"]]:
+) -> Iterable[Float[Tensor, "_ C I J K"]]:
     """Yield changes that replace one cube of the scan by a fill, at random places; the fill is never zero by default.
 
     The three-dimensional form of the square removal of Yeh et al.
@@ -151,7 +151,7 @@ def block_changes(
             edge = min(block, size)
             start = int(torch.randint(size - edge + 1, (1,), generator=generator, device=generator.device))
             cube.append(slice(start, start + edge))
-        mask[(..., *cube)] = 1
+        mask[(slice(None), slice(None), *cube)] = 1
         masks.append(mask)
         if len(masks) == batch:
             yield difference * torch.cat(masks)

@@ -75,7 +75,7 @@ class SignificanceNumbers:
 
 
 def sign_flip_test(
-    maps: Float[Tensor, "N *shape"], *, generator: torch.Generator, alpha: float = 0.05, flips: int = 500
+    maps: Float[Tensor, "N ..."], *, generator: torch.Generator, alpha: float = 0.05, flips: int = 500
 ) -> Significance:
     """Test every voxel of repeated maps against zero by flipping the signs of whole maps.
 
@@ -103,8 +103,8 @@ def sign_flip_test(
     repeats = len(maps)
     if repeats < 6 or not 0 < alpha < 1 or flips * alpha < 1:
         raise ConfigError(
-            f"a sign-flip test of {repeats} maps at level {alpha} with {flips} flips: expected at least 6 maps, a level "
-            "such as 0.05, and at least one flip over the level"
+            f"a sign-flip test of {repeats} maps at level {alpha} with {flips} flips: expected at least 6 maps, a "
+            "level such as 0.05, and at least one flip over the level"
         )
     flat = maps.detach().flatten(1).to(torch.float64)
     squares = flat.square().sum(dim=0)

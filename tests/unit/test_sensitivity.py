@@ -115,7 +115,7 @@ def test_max_sensitivity_is_that_of_captum_on_the_same_scans():
     ours = max_sensitivity(explain, scan, gradient(scan)[0], radius=0.3, changes=7, generator=seeded(8))
     again = iter(moved)
     theirs = metrics.sensitivity_max(
-        lambda y: gradient(y[0]),
+        lambda y: gradient(y[0] if isinstance(y, tuple) else y),
         scan,
         perturb_func=lambda y: next(again),
         n_perturb_samples=7,

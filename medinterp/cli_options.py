@@ -52,6 +52,10 @@ class Explaining:
     halo: Annotated[
         int | None, typer.Option(help="Voxels of context instead of all that matter; the error is measured.")
     ] = None
+    certificate: Annotated[
+        str,
+        typer.Option(help="basic, or full: repeats over new noise, deletion curves, predictions, random layers too."),
+    ] = RunOptions.certificate
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from medinterp.assessment.certificate import Certificate
+from medinterp.assessment.full import CHECKS
 from medinterp.attribution import Attribution, Saliency, Target, WeightedSum
+from medinterp.certification import RepeatMaps, certify_fully
 from medinterp.denoisers.base import Denoiser
 from medinterp.explanation import Case, Explanation
 from medinterp.fusion.joining import Joining
@@ -85,7 +87,7 @@ class Explaining:
             gradients: dict[str, Attribution] | None = {} if exact else None
             for explanation in alike:
                 on_step(StepInfo("explain", len(done), len(explanations), explanation.method.name))
-                done.append(self._explain(explanation, question, gradients))
+                done.append(self._explain(explanation, question, gradients, on_step))
         on_step(StepInfo("explain", len(done), len(explanations)))
         return done
 
@@ -115,17 +117,29 @@ class Explaining:
         return case, case.usual_halo() if halo is None and not path.random else halo
 
     def _explain(
-        self, explanation: Explanation, question: _Question, gradients: dict[str, Attribution] | None
+        self,
+        explanation: Explanation,
+        question: _Question,
+        gradients: dict[str, Attribution] | None,
+        on_step: OnStep,
     ) -> ExplanationResult:
         """Explain one measurement, input by input; for linear measurements of a fused image this is exact."""
         attributions: dict[str, Attribution] = {}
         certificates: dict[str, Certificate] = {}
+        repeats: dict[str, RepeatMaps] = {}
         for name in question.targets:
             case, halo = self._case(explanation, question, name)
             case.require_memory(halo, self.limit)
             attributions[name] = _read_off(case, gradients) or case.explain(halo=halo)
             certificates[name] = case.certify(attributions[name])
-        return self._result(explanation, question, attributions, certificates)
+            if explanation.checks is not None:
+                certificates[name], found = certify_fully(
+                    case, attributions[name], certificates[name], explanation.checks, exact=not self.path.random,
+                    on_check=lambda name: on_step(StepInfo("certify", CHECKS.index(name), len(CHECKS), name)),
+                )  # fmt: skip
+                repeats |= {} if found is None else {name: found}
+                on_step(StepInfo("certify", len(CHECKS), len(CHECKS)))
+        return self._result(explanation, question, attributions, certificates, repeats)
 
     def _result(
         self,
@@ -133,25 +147,26 @@ class Explaining:
         question: _Question,
         attributions: Mapping[str, Attribution],
         certificates: Mapping[str, Certificate],
+        repeats: Mapping[str, RepeatMaps],
     ) -> ExplanationResult:
         fusion = self.fusion
         numbers = self._fused(question, fusion) if fusion else self._alone(explanation, question, attributions)
-        measure = explanation.measure
+        measure, unit = explanation.measure, numbers.unit
+        maps = {m: _map_volume(a, m, self.results[m].scan, unit, measure.name) for m, a in attributions.items()}
         return ExplanationResult(
             region=question.region,
             measure=measure.name,
             method=explanation.method.name,
             asked=getattr(explanation.method, "text", explanation.method.name),
-            maps={
-                m: _map_volume(a, m, self.results[m].scan, numbers.unit, measure.name) for m, a in attributions.items()
-            },
+            maps=maps,
             attributions=attributions,
             certificates=certificates,
             value_before=numbers.before,
             value_after=numbers.after,
-            unit=numbers.unit,
+            unit=unit,
             offset_share=numbers.offset_share,
             credits=numbers.credits,
+            repeats={m: found.volumes(maps[m]) for m, found in repeats.items()},
         )
 
     def _alone(

@@ -8,7 +8,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from medinterp.assessment.certificate import Certificate, certify, check_randomisation, homogeneity_residual
+from medinterp.assessment.certificate import Certificate, certify, homogeneity_residual
+from medinterp.assessment.full import CheckOptions
+from medinterp.assessment.randomisation import check_randomisation
 from medinterp.attribution import (
     Attribution,
     Attributor,
@@ -55,12 +57,14 @@ class Explanation:
             from it.
         measure: what is measured in the region.
         halo: voxels of context around the region instead of the exact receptive field; its error is measured.
+        checks: those of a full certificate; None for a basic one.
     """
 
     method: Attributor | MethodOnScan
     locate: Callable[[Volume, Volume | None], Region]
     measure: Measure = field(default_factory=Mean)
     halo: int | None = None
+    checks: CheckOptions | None = None
 
     def attributor(self, scan: Volume, region: Region, seed: int) -> Attributor:
         """Return the method for one region of one scan."""

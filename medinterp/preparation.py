@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from medinterp import io
+from medinterp.assessment.full import CheckOptions
 from medinterp.attribution.by_name import NamedMethod, parse_fuser, parse_measure
 from medinterp.bundle import load_pipeline
 from medinterp.errors import ConfigError, GridMismatch, InputError, OutputError, UnsupportedSeries
@@ -198,7 +199,8 @@ def build_explanations(options: RunOptions) -> tuple[Explanation, ...]:
     measure = parse_measure(options.measure)
     methods = [NamedMethod(text, options.baseline, options.supervoxels) for text in dict.fromkeys(options.methods)]
     located = [parse_target(target) for target in dict.fromkeys(options.targets)]
-    return tuple(Explanation(method, locate, measure, options.halo) for locate in located for method in methods)
+    checks = CheckOptions() if options.certificate == "full" else None
+    return tuple(Explanation(method, locate, measure, options.halo, checks) for locate in located for method in methods)
 
 
 def check_explanations(

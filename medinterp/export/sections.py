@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from medinterp.assessment.certificate import INSENSITIVE, SENSITIVE
+from medinterp.assessment.randomisation import INSENSITIVE, SENSITIVE
 from medinterp.export.drawn import Drawn
 from medinterp.export.fusion_section import fusion_section, weight_words
 from medinterp.export.report import Check, ExplainedMap, ExplanationSection, InputSection, ReportContext

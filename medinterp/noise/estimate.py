@@ -10,11 +10,19 @@ from jaxtyping import Float64
 
 from medinterp.errors import InputError, UnitMismatch
 from medinterp.noise.stabilize import koay_inversion
-from medinterp.noise.windows import Voxels, Windows, draw_windows, finest_spread, flattest, foreground, require_enough
+from medinterp.noise.windows import (
+    SOFT_TISSUE_HU,
+    Voxels,
+    Windows,
+    draw_windows,
+    finest_spread,
+    flattest,
+    foreground,
+    require_enough,
+)
 from medinterp.volume import Volume
 
 Model = Literal["gaussian", "rician"]
-SOFT_TISSUE_HU = (-150.0, 150.0)
 BIAS_LOW, BIAS_HIGH = 0.95, 1.07
 """Range of estimate / truth seen on the scans used for tuning, 2-15 % Rician noise (tests/properties/test_noise.py)."""
 

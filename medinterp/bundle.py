@@ -191,5 +191,6 @@ class PipelineInferer:
         modality, unit = str(meta.get("modality", "MR")), str(meta.get("unit", "a.u."))
         volume = Volume(values, Grid(shape, affine), unit, modality, Provenance(Source("memory")))
         image = torch.as_tensor(volume.voxels.copy(), device=sample.device)[None]
-        level = sigma_tensor(self.pipeline.estimator(volume), image)
-        return self.pipeline.denoise(image, level, seed=self.seed, graph=torch.is_grad_enabled())[0]
+        noise = self.pipeline.estimator(volume)
+        level = sigma_tensor(noise, image)
+        return self.pipeline.told(noise).denoise(image, level, seed=self.seed, graph=torch.is_grad_enabled())[0]

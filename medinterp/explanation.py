@@ -23,6 +23,7 @@ from medinterp.attribution.crop import crop_box, crop_method
 from medinterp.attribution.measures import Mean, Measure
 from medinterp.attribution.result import Forward, Kind
 from medinterp.denoisers.base import Denoiser
+from medinterp.denoisers.network import STRIDE
 from medinterp.errors import MethodNotValid
 from medinterp.volume import Region, Volume
 
@@ -135,7 +136,13 @@ class Case:
             self.target,
             radius=self.measure.radius(self.radius),
             halo=halo,
+            options=CropOptions(stride=self.stride),
         )
+
+    @property
+    def stride(self) -> int:
+        """Crops start on a multiple of this many voxels."""
+        return int(getattr(self.denoiser, "stride", STRIDE))
 
     def explain_or_plain(self, kind: Kind, denoiser: Denoiser) -> Attribution:
         """Explain with another denoiser; by the plain gradient where the method has nothing to hold on to.
@@ -154,7 +161,7 @@ class Case:
     def around(self, halo: int) -> tuple[Box, "Case"]:
         """Return the box of ``halo`` voxels around the region, and the case there; its answer is near, not the same."""
         shape = (self.image.shape[2], self.image.shape[3], self.image.shape[4])
-        box = crop_box(self.target.support(), halo, CropOptions().stride, shape)
+        box = crop_box(self.target.support(), halo, self.stride, shape)
         cut = (..., *box.slices)
         sigma = self.sigma if max(self.sigma.shape[2:]) == 1 else self.sigma[cut]
         attributor, target = crop_method(self.attributor, box), self.target.crop(box)

@@ -54,9 +54,20 @@ class Pipeline:
             return None
         return int(reach) * self.sampler.evaluations(self.steps)
 
+    @property
+    def halo(self) -> int | None:
+        """Voxels of surroundings that a tile needs; None for a denoiser that sees the whole volume."""
+        reach = getattr(self.denoiser, "radius", None)
+        return getattr(self.denoiser, "halo", reach)
+
+    def told(self, noise: NoiseEstimate) -> "Pipeline":
+        """Return the pipeline for a scan of this noise: a denoiser that asks for the spectrum is told it."""
+        tell = getattr(self.denoiser, "told", None)
+        return self if tell is None or noise.spectrum is None else replace(self, denoiser=tell(noise.spectrum))
+
     def tile(self, shape: tuple[int, int, int], max_voxels: int | None) -> tuple[int, int, int] | None:
         """Return the tile in which the denoiser sees a volume of this shape, None for all at once."""
-        return choose_tile(shape, max_voxels, getattr(self.denoiser, "radius", None))
+        return choose_tile(shape, max_voxels, self.halo)
 
     def denoise(
         self,
@@ -82,7 +93,11 @@ class Pipeline:
         if not graph and not self.sampler.stochastic:  # stochastic samplers take Jacobian products
             denoiser = getattr(denoiser, "without_graph", lambda: self.denoiser)()
         if tile is not None:
-            denoiser = Tiled(denoiser, tile, halo=getattr(self.denoiser, "radius", 0), on_tile=on_step)
+            tiled = getattr(denoiser, "in_tiles", None)
+            halo = self.halo or 0
+            denoiser = (
+                Tiled(denoiser, tile, halo, on_tile=on_step) if tiled is None else tiled(tile, halo, on_tile=on_step)
+            )
         generator = torch.Generator(device=image.device).manual_seed(seed)
         fractions = self.schedule(self.steps, start=1.0)
         return self.sampler(denoiser, image, sigma, fractions, generator=generator, on_step=on_step)
@@ -90,7 +105,10 @@ class Pipeline:
     def forward(
         self, inputs: Mapping[str, Tensor], sigmas: Mapping[str, Tensor], grids: Mapping[str, Grid], *, seed: int
     ) -> Tensor:
-        """Return the final image: the denoised one, or for several inputs the fused one on the first input's grid."""
+        """Return the final image: the denoised one, or for several inputs the fused one on the first input's grid.
+
+        All inputs' noise has the one colour that the pipeline was ``told``, if any.
+        """
         denoised = {m: self.denoise(image, sigmas[m], seed=seed) for m, image in inputs.items()}
         return next(iter(denoised.values())) if len(denoised) == 1 else self._fuse(denoised, sigmas, grids)[0]
 
@@ -154,7 +172,7 @@ class Pipeline:
         tiles = {m: self.tile(grid.shape, max_voxels) for m, grid in grids.items()}
         with torch.no_grad():  # the one place: whole volumes are made without a graph, explanations make their own
             cleaned = {
-                m: self.denoise(image, sigmas[m], seed=seed, tile=tiles[m], graph=False, on_step=on_step)
+                m: self.told(noise[m]).denoise(image, sigmas[m], seed=seed, tile=tiles[m], graph=False, on_step=on_step)
                 for m, image in (images.items() if whole else ())
             }
             clock.lap("denoise")
@@ -223,8 +241,9 @@ class Pipeline:
         attributions, certificates = {}, {}
         for m, own_target in targets.items():
             method = explanation.attributor(results[m].scan, regions[m], seed)
+            path = self.told(results[m].noise)
             case = Case(
-                method, measure, m, images[m], sigmas[m], own_target, self.denoiser, self.radius, self._sampled(seed),
+                method, measure, m, images[m], sigmas[m], own_target, path.denoiser, path.radius, self._sampled(seed),
                 seed, single=self.sampler.evaluations(self.steps) == 1 and not self.sampler.stochastic,
             )  # fmt: skip
             halo = explanation.halo

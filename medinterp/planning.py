@@ -70,7 +70,7 @@ def _crops(shape: _Shape, tile: _Shape | None, pipeline: Pipeline) -> list[list[
     """Return the extents of the crops along each axis; halos are computed twice and count twice."""
     if tile is None:
         return [[length] for length in shape]
-    halo = getattr(pipeline.denoiser, "radius", 0)
+    halo = pipeline.halo or 0
     cuts = (spans(length, core, halo) for length, core in zip(shape, tile, strict=True))
     return [[cut.stop - cut.start for cut in axis] for axis in cuts]
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from medinterp.attribution import Attribution, RegionAttribution
+from medinterp.noise.estimate import NoiseEstimate
 from medinterp.results import ExplanationResult, InputResult, Result
 
 
@@ -67,9 +68,24 @@ def _input_record(one: InputResult) -> dict[str, Any]:
         "affine_ras_mm": one.scan.grid.affine.tolist(),
         "notes": list(source.notes),
         "noise": {"sigma": noise.sigma, "low": noise.low, "high": noise.high, "model": noise.model,
-                  "method": noise.method},
+                  "method": noise.method, **_colour_record(noise)},
         "steps": [{"name": s.name, **s.parameters} for s in one.shown.provenance.steps],
     }  # fmt: skip
+
+
+def _colour_record(noise: NoiseEstimate) -> dict[str, Any]:
+    """Return what is known of the colour of a scan's noise; nothing where it could not be measured."""
+    colour = noise.colour
+    if colour is None:
+        return {}
+    return {
+        "coloured": not colour.is_white,
+        "nps_peak_per_mm": round(colour.peak_per_mm, 4),
+        "correlation_length_mm": [round(mm, 3) for mm in colour.width_mm],
+        "neighbour_correlation": [round(r, 3) for r in colour.neighbours],
+        "interpolated": list(colour.interpolated),
+        "colour": colour.describe(told=noise.model == "coloured"),
+    }
 
 
 def explanation_record(explained: ExplanationResult) -> dict[str, Any]:

@@ -48,6 +48,8 @@ def _input_section(name: str, one: InputResult, facts: RunFacts) -> InputSection
             f"This prior was trained on {', '.join(facts.trained_on)}, not on {one.scan.modality}: treat the result "
             "as a trial."
         )
+    if one.noise.colour is not None and not one.noise.colour.is_white:
+        notes.append(one.noise.colour.describe(told=one.noise.model == "coloured"))
     noise, removed = one.noise, one.scan if one.removed is None else one.removed
     return InputSection(
         name, one.scan, one.shown, removed, noise.sigma, noise.low, noise.high, noise.model, noise.method,

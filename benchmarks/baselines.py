@@ -1,7 +1,7 @@
 """The classical filters of the denoising table, each over a grid of settings, with and without Rician correction."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -20,7 +20,7 @@ class Setting:
     stabilized: bool
 
     def __str__(self) -> str:
-        return ", ".join(f"{field.name} {getattr(self.denoiser, field.name)}" for field in fields(self.denoiser))
+        return ", ".join(f"{name} {value}" for name, value in vars(self.denoiser).items())
 
 
 def apply(setting: Setting, noisy: np.ndarray, sigma: float) -> np.ndarray:

@@ -49,10 +49,11 @@ class Study:
             if one.scan.modality not in self.facts.trained_on:
                 lines.append(f"{name}: this prior was not trained on {one.scan.modality}; treat the result as a trial")
         for explained in self.result.explanations:
-            residual = max(a.residual for a in explained.attributions.values())
+            claimed = [c.residual for c in explained.certificates.values() if c.complete is not None]
+            account = f", completeness residual {max(claimed):.1e}" if claimed else ""
             lines.append(
                 f"{explained.measure} of {explained.region.name}: {_before_and_after(explained)} ({explained.unit}); "
-                f"{explained.method}, completeness residual {residual:.1e}"
+                f"{explained.method}{account}"
             )
             failed = sorted({note for c in explained.certificates.values() for note in c.notes})
             lines += [f"  check: {note}" for note in failed]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medinterp import io
 from medinterp.errors import BundleError, MedinterpError
+from medinterp.noise.masked import silent_where_masked
 from medinterp.pipeline import Pipeline, sigma_tensor
 from medinterp.registry import provider_packages
 from medinterp.volume import Grid, Provenance, Source, Volume
@@ -191,6 +192,6 @@ class PipelineInferer:
         modality, unit = str(meta.get("modality", "MR")), str(meta.get("unit", "a.u."))
         volume = Volume(values, Grid(shape, affine), unit, modality, Provenance(Source("memory")))
         image = torch.as_tensor(volume.voxels.copy(), device=sample.device)[None]
-        noise = self.pipeline.estimator(volume)
+        noise = silent_where_masked(self.pipeline.estimator(volume), volume)
         level = sigma_tensor(noise, image)
         return self.pipeline.told(noise).denoise(image, level, seed=self.seed, graph=torch.is_grad_enabled())[0]

@@ -17,6 +17,7 @@ from medinterp.explanation import Case, Explanation
 from medinterp.fusion.fusers import VarianceWeighted
 from medinterp.fusion.warp import Warp
 from medinterp.noise.estimate import Estimator, NoiseEstimate
+from medinterp.noise.masked import silent_where_masked
 from medinterp.progress import OnStep, StepInfo, ignore
 from medinterp.results import ExplanationResult, FusionResult, InputResult, Result
 from medinterp.sampling.samplers import Sampler
@@ -163,7 +164,7 @@ class Pipeline:
             )
         clock = _Clock()
         on_step(StepInfo("noise", 0, len(inputs)))
-        noise = {m: self.estimator(scan) for m, scan in inputs.items()}
+        noise = {m: silent_where_masked(self.estimator(scan), scan) for m, scan in inputs.items()}
         on_step(StepInfo("noise", len(inputs), len(inputs)))
         clock.lap("noise")
         images = {m: torch.as_tensor(scan.voxels.copy(), device=device)[None] for m, scan in inputs.items()}

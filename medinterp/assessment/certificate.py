@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medinterp.attribution.result import Attribution
-from medinterp.denoisers.base import Denoiser
+from medinterp.denoisers.base import Denoiser, evaluate
 from medinterp.errors import InputError, MethodNotValid, NonFinite
 
 Explain: TypeAlias = Callable[[Denoiser], Attribution]
@@ -30,12 +30,12 @@ class Tolerances:
 
     Args:
         completeness: largest residual of a map that is called complete.
-        convergence: largest change of a path method's map at the last doubling.
+        convergence: largest relative change of a map when its points or draws were last doubled.
         homogeneity: largest ||D - J_x x - J_sigma sigma|| / ||D||.
     """
 
     completeness: float = 0.01
-    convergence: float = 0.01
+    convergence: float = 0.1
     homogeneity: float = 1e-5
 
 
@@ -73,7 +73,7 @@ class Certificate:
         explained: what the explained image is.
         value: the measurement.
         residual: completeness residual.
-        complete: whether it is within tolerance.
+        complete: whether it is within tolerance; None where the method does not claim that its parts sum up.
         convergence: change at the last doubling of path points, None without a path.
         converged: whether it is within tolerance, None without a path.
         noise_share: part of the measurement owed to the assumed noise level, over the measurement's change from the
@@ -90,7 +90,7 @@ class Certificate:
     explained: str
     value: float
     residual: float
-    complete: bool
+    complete: bool | None
     convergence: float | None
     converged: bool | None
     noise_share: dict[str, float]
@@ -106,6 +106,7 @@ def certify(
     *,
     randomisation: Randomisation | None = None,
     homogeneity: float | None = None,
+    accounts: bool = True,
     tolerances: Tolerances = Tolerances(),
 ) -> Certificate:
     """Judge a map by its own numbers and by the checks that were made of it.
@@ -114,10 +115,11 @@ def certify(
         attribution: the map.
         randomisation: from ``check_randomisation``.
         homogeneity: from ``homogeneity_residual``.
+        accounts: whether the method claims that its parts sum to the measurement; see ``Capabilities.accounts``.
         tolerances: where the lines are.
     """
     convergence = attribution.convergence
-    complete = attribution.residual <= tolerances.completeness
+    complete = attribution.residual <= tolerances.completeness if accounts else None
     converged = None if convergence is None else convergence <= tolerances.convergence
     homogeneous = None if homogeneity is None else homogeneity <= tolerances.homogeneity
     change = attribution.value - attribution.baseline_value
@@ -136,20 +138,20 @@ def certify(
         randomisation=randomisation,
         homogeneity=homogeneity,
         homogeneous=homogeneous,
-        passed=complete and converged is not False and homogeneous is not False and not insensitive,
+        passed=complete is not False and converged is not False and homogeneous is not False and not insensitive,
         notes=notes,
     )
 
 
 def _notes(
     attribution: Attribution,
-    complete: bool,  # noqa: FBT001 - private, called once, all verdicts side by side
+    complete: bool | None,  # noqa: FBT001 - private, called once, all verdicts side by side
     converged: bool | None,  # noqa: FBT001
     randomisation: Randomisation | None,
     homogeneous: bool | None,  # noqa: FBT001
 ) -> tuple[str, ...]:
     notes = []
-    if not complete:
+    if complete is False:
         notes.append(f"{100 * attribution.residual:.2g} % of the measurement is not accounted for by the map")
     if converged is False:
         notes.append(f"the map still changed by {100 * (attribution.convergence or 0):.2g} % at the last doubling")
@@ -306,7 +308,7 @@ def _image_and_account(denoiser: Denoiser, point: tuple[Tensor, Tensor]) -> tupl
     """
     with torch.enable_grad():
         leaves = tuple(tensor.detach().requires_grad_() for tensor in point)
-        image = denoiser(*leaves)
+        image = evaluate(denoiser, *leaves)
         account = torch.zeros_like(image)
         if image.requires_grad:
             u = account.clone().requires_grad_()

@@ -21,9 +21,10 @@ from medinterp.attribution.equivalent_filter import EquivalentFilter
 from medinterp.attribution.feature_visualisation import Ascent, Stimulus, visualise_feature
 from medinterp.attribution.game import RegionAttribution, RegionShare
 from medinterp.attribution.gradcam import GradCam, GuidedGradCam
-from medinterp.attribution.gradient import InputXGradient, IntegratedGradients, Saliency
+from medinterp.attribution.gradient import InputXGradient, Saliency
 from medinterp.attribution.influence import Checkpoint, Influence, read_checkpoint, tracin
 from medinterp.attribution.inpainting import Inpainted
+from medinterp.attribution.integrated import IntegratedGradients
 from medinterp.attribution.lattice import Lattice
 from medinterp.attribution.lrp import LayerwiseRelevance
 from medinterp.attribution.measures import (

@@ -147,5 +147,6 @@ class DeepLift:
         baseline_value = measurement.value_at(start)
         contributions = _attribute(attr.DeepLift(rerouted), measurement.leaves(), start)
         return measurement.attribution(
-            contributions, "contribution", self.name, value=rerouted.value, baseline_value=baseline_value
-        )
+            contributions, "contribution", self.name, value=rerouted.value, baseline_value=baseline_value,
+            baseline=self.baseline.name,
+        )  # fmt: skip

@@ -21,8 +21,7 @@ Point = tuple[dict[str, Tensor], dict[str, Tensor]]
 class Baseline(Protocol):
     """The start of the path from a reference input to the scan.
 
-    ``reach`` is how many voxels away the baseline of one voxel looks (None: anywhere), ``steps`` the numbers of path
-    points worth trying, in order.
+    ``reach`` is how many voxels away the baseline of one voxel looks (None: anywhere).
     """
 
     @property
@@ -32,10 +31,6 @@ class Baseline(Protocol):
     @property
     def reach(self) -> int | None:
         """Voxels of the scan around a voxel that its baseline depends on."""
-
-    @property
-    def steps(self) -> tuple[int, ...]:
-        """Numbers of path points to try, rising."""
 
     def __call__(self, forward: Forward, inputs: Mapping[str, Tensor], sigmas: Mapping[str, Tensor]) -> Point:
         """Return the baseline's images and noise levels."""
@@ -52,7 +47,6 @@ class Ray:
 
     name: str = "ray"
     reach: int | None = 0
-    steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
 
     def __call__(self, forward: Forward, inputs: Mapping[str, Tensor], sigmas: Mapping[str, Tensor]) -> Point:
         """Return zeros in the shape of every tensor."""
@@ -71,7 +65,6 @@ class Zero:
 
     name: str = "zero"
     reach: int | None = 0
-    steps: tuple[int, ...] = (8, 16, 32, 64)
 
     def __call__(self, forward: Forward, inputs: Mapping[str, Tensor], sigmas: Mapping[str, Tensor]) -> Point:
         """Return zeros in the shape of every image, and the noise levels as they are."""
@@ -94,7 +87,6 @@ class ModalityNull:
     sigmas: Mapping[str, float] = field(default_factory=dict)
     name: str = "modality_null"
     reach: int | None = 0
-    steps: tuple[int, ...] = (8, 16, 32, 64)
 
     def __call__(self, forward: Forward, inputs: Mapping[str, Tensor], sigmas: Mapping[str, Tensor]) -> Point:
         """Return the constant images and noise levels.
@@ -122,7 +114,6 @@ class LocalMean:
 
     radius: int = 4
     name: str = "local_mean"
-    steps: tuple[int, ...] = (8, 16, 32, 64)
 
     def __post_init__(self) -> None:
         if self.radius < 1:
@@ -158,7 +149,6 @@ class Blurred:
 
     width: float = 4.0
     name: str = "blurred"
-    steps: tuple[int, ...] = (8, 16, 32, 64)
 
     def __post_init__(self) -> None:
         if not self.width > 0:
@@ -201,7 +191,6 @@ class NoiseResampled:
     context: int = 16
     name: str = "noise_resampled"
     reach: int | None = None
-    steps: tuple[int, ...] = (8, 16, 32, 64)
 
     def __post_init__(self) -> None:
         if self.context < 0:
@@ -238,7 +227,6 @@ class Given:
     images: Mapping[str, Tensor]
     name: str = "given"
     reach: int | None = None
-    steps: tuple[int, ...] = (8, 16, 32, 64)
 
     def crop(self, box: Box) -> "Given":
         """Return the part of the images inside a box."""

@@ -41,7 +41,7 @@ _SETTINGS = ("spacing_mm", "grid", "supervoxels", "baseline", "generator")
 _DIVIDED = ("scan", "grid", "region")
 _NO_DIVISION = f"the supervoxels are neither {', '.join(DIVISIONS)} nor an existing file with an atlas"
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_FIXED = ("name", "steps", "reach", "part")
+_FIXED = ("name", "reach", "part")
 
 
 def parse_measure(text: str) -> Measure:

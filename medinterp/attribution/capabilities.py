@@ -42,24 +42,23 @@ class Capabilities:
     random: bool
     cost: Cost
 
+    @property
+    def accounts(self) -> bool:
+        """Whether the parts of its maps are to sum to the measurement; of plain gradients, times the input, they are.
+
+        By Euler's theorem on a homogeneous model. Of other methods, such as occlusion, the sum says nothing.
+        """
+        return self.complete or (self.rule == "gradient" and not self.random)
+
 
 def _constant(rule: Rule, cost: Cost, *, complete: bool = False) -> Callable[[Attributor], Capabilities]:
     return lambda attributor: Capabilities(rule, complete, random=False, cost=cost)
-
-
-def _integrated(attributor: Attributor) -> Capabilities:
-    """Return what integrated gradients cost at most: every number of path points tried, and both ends measured."""
-    steps = getattr(attributor, "steps", None) or attributor.baseline.steps  # type: ignore[attr-defined]
-    batch = getattr(attributor, "batch", 1)
-    points = sum(steps)
-    return Capabilities("gradient", complete=True, random=False, cost=Cost(points + 2, points, float(batch)))
 
 
 _KNOWN: Mapping[str, Callable[[Attributor], Capabilities]] = {
     "saliency": _constant("gradient", Cost(1, 1)),
     "input_x_gradient": _constant("gradient", Cost(1, 1)),
     "equivalent_filter": _constant("gradient", Cost(1, 1)),
-    "integrated_gradients": _integrated,
 }
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from medinterp.attribution.measurement import Measurement, seen_by
+from medinterp.attribution.gradient import Saliency
 from medinterp.attribution.result import Attribution, Forward, sum_of
 from medinterp.attribution.targets import Target
 from medinterp.errors import ConfigError
@@ -49,17 +49,18 @@ class EquivalentFilter:
         Source:
             Mohan et al., "Robust and interpretable blind image denoising via bias-free CNNs", ICLR 2020, section 5.
         """
-        measurement = Measurement(seen_by(target, forward), target, inputs, sigmas)
-        leaves = measurement.leaves()
-        with torch.enable_grad():
-            weights = torch.autograd.grad(measurement(*leaves).sum(), leaves)
-        row = measurement.attribution(weights, "gradient", self.name, value=measurement.last_value)
+        return self.of_gradient(Saliency()(forward, inputs, sigmas, target), inputs, target, forward)
+
+    def of_gradient(
+        self, gradient: Attribution, inputs: Mapping[str, Tensor], target: Target, forward: Forward
+    ) -> Attribution:
+        """Return the gradient, which is the row, with what kind of filter it is; the arguments are as elsewhere."""
         statistics = {
             f"{key}:{name}": number
-            for name, image in row.maps.items()
+            for name, image in gradient.maps.items()
             for key, number in filter_statistics(image, self.spacing_mm).items()
         }
-        return replace(row, statistics=statistics)
+        return replace(gradient, method=self.name, statistics={**gradient.statistics, **statistics})
 
 
 def filter_statistics(weights: Tensor, spacing_mm: tuple[float, float, float]) -> dict[str, float]:

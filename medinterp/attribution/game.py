@@ -47,12 +47,10 @@ class RegionAttribution(Attribution):
 
     Args:
         regions: one row per input and region, in the measurement's unit; 0 for what cannot matter.
-        baseline: what took the place of removed regions.
         divided_by: how the scan was divided.
     """
 
     regions: tuple[RegionShare, ...] = ()
-    baseline: str = ""
     divided_by: str = ""
 
 
@@ -65,8 +63,8 @@ def by_regions(
 ) -> RegionAttribution:
     """Return an attribution with its region table and further statistics."""
     kept = {option.name: getattr(found, option.name) for option in fields(found)}
-    kept["statistics"] = {**found.statistics, **statistics}
-    return RegionAttribution(**kept, regions=regions, baseline=baseline, divided_by=divided_by)
+    kept |= {"statistics": {**found.statistics, **statistics}, "baseline": baseline}
+    return RegionAttribution(**kept, regions=regions, divided_by=divided_by)
 
 
 class Watched(Mapping[str, Tensor]):

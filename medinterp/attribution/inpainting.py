@@ -47,7 +47,6 @@ class Inpainted:
     context: int = 16
     name: str = "inpainted"
     reach: int | None = None
-    steps: tuple[int, ...] = (8, 16, 32, 64)
 
     def __post_init__(self) -> None:
         if self.evaluations < 1 or not self.start > 0 or self.context < 1:

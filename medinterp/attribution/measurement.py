@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from medinterp.attribution.result import Attribution, Forward, Kind, completeness_residual, sum_of
+from medinterp.attribution.result import Attribution, Forward, Kind, completeness_residual, degree_of, sum_of
 from medinterp.attribution.targets import Target
 from medinterp.errors import InputError, MethodNotValid
 
@@ -85,6 +85,12 @@ class Measurement:
             self(*tensors)
         return self.last_value
 
+    def gradients_at(self, point: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the measurement's gradient at a point, for each image and each noise level."""
+        leaves = tuple(tensor.detach().requires_grad_() for tensor in point)
+        with torch.enable_grad():
+            return torch.autograd.grad(self(*leaves).sum(), leaves)
+
     def attribution(
         self,
         tensors: tuple[Tensor, ...],
@@ -93,6 +99,7 @@ class Measurement:
         *,
         value: float,
         baseline_value: float = 0.0,
+        baseline: str = "",
         convergence: float | None = None,
     ) -> Attribution:
         """Return what a method found for each tensor as an Attribution, with its completeness residual.
@@ -103,6 +110,7 @@ class Measurement:
             method: name of the method.
             value: the measurement.
             baseline_value: the measurement at the method's baseline.
+            baseline: its name.
             convergence: see Attribution.
 
         Raises:
@@ -115,9 +123,12 @@ class Measurement:
                 f"the {method} of '{self.target.name}' is exactly zero everywhere: the model ignores its input there "
                 "(an untrained network whose last layer is zero, a saturated activation, or an input that is all zero)"
             )
-        products = tensors
+        products, unchanged = tensors, 0.0
         if kind == "gradient":
-            products = tuple(gradient * at for gradient, at in zip(tensors, self.tensors, strict=True))
+            degree = degree_of(self.target, self.forward)
+            share = 1 / (degree or 1)  # Euler: gradient x input sums to degree times the measurement
+            products = tuple(gradient * at * share for gradient, at in zip(tensors, self.tensors, strict=True))
+            unchanged = value if degree == 0 else 0.0
         sums = [sum_of(product) for product in products]
         return Attribution(
             maps=maps,
@@ -125,10 +136,11 @@ class Measurement:
             noise_share=dict(zip(self.names, sums[len(self.names) :], strict=True)),
             value=value,
             baseline_value=baseline_value,
-            residual=completeness_residual(value, baseline_value, sum(sums), self.tensors[0].dtype),
+            residual=completeness_residual(value, baseline_value, sum(sums) + unchanged, self.tensors[0].dtype),
             convergence=convergence,
             evaluations=self.evaluations,
             method=method,
             target=self.target.name,
             explained=str(getattr(self.forward, "explained", "output image")),
+            baseline=baseline,
         )

@@ -18,7 +18,8 @@ Forward: TypeAlias = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tens
 """(inputs, sigmas) -> image: the very function that made the image; pure and differentiable.
 
 It may carry a string attribute ``explained`` that says what its image is ("posterior mean at the scan's own noise,
-1 step"); attributors copy it into their result.
+1 step"); attributors copy it into their result. A whole number ``degree`` says by which power of a the image grows when
+scan and noise level are scaled by a, 1 where it is missing.
 """
 
 Kind: TypeAlias = Literal["contribution", "gradient"]
@@ -43,6 +44,7 @@ class Attribution:
         target: name of the target.
         explained: what the explained image is.
         statistics: further numbers of the method, by name.
+        baseline: name of what the scan was compared with; empty where the method compares with nothing.
 
     Raises:
         NonFinite: a map or a number holds NaN or infinity.
@@ -60,6 +62,7 @@ class Attribution:
     target: str
     explained: str
     statistics: Mapping[str, float] = field(default_factory=dict)
+    baseline: str = ""
 
     def __post_init__(self) -> None:
         for name in ("maps", "noise_share", "statistics"):
@@ -104,6 +107,15 @@ def image_forward(forward: Forward) -> Forward:
     """
     behind: Forward = getattr(forward, "image_forward", forward)
     return behind
+
+
+def degree_of(target: Target, forward: Forward) -> int | None:
+    """Return by which power of a the measurement grows when scan and noise level are scaled by a; None if by none.
+
+    Of a homogeneous denoiser; by Euler's theorem gradient x input, summed over scan and noise level, is the degree
+    times the measurement.
+    """
+    return None if target.degree is None else target.degree * int(getattr(forward, "degree", 1))
 
 
 def sum_of(tensor: Tensor) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medinterp.attribution.baselines import Baseline, Blurred
 from medinterp.attribution.capabilities import Capabilities, Cost
-from medinterp.attribution.gradient import relative_change
+from medinterp.attribution.integrated import relative_change
 from medinterp.attribution.measurement import Measurement, seen_by
 from medinterp.attribution.result import Attribution, Forward, sum_of
 from medinterp.attribution.targets import Target
@@ -56,7 +56,7 @@ class SmoothGrad:
         value = measurement.value_at(measurement.tensors)
         generator, mean = repeated(self.generator, measurement.tensors[0].device), RunningMean(self.draws)
         for _ in range(self.draws):
-            mean.add(gradients_at(measurement, with_noise(measurement, measurement.tensors, generator, self.scale)))
+            mean.add(measurement.gradients_at(with_noise(measurement, measurement.tensors, generator, self.scale)))
         found = measurement.attribution(
             mean.value(), "gradient", self.name, value=value, convergence=mean.change_since_half()
         )
@@ -119,7 +119,7 @@ class GradientShap:
             other = with_noise(measurement, start, generator, self.scale)
             total += measurement.value_at(other)
             point = tuple(torch.lerp(b, x, place) for x, b in zip(measurement.tensors, other, strict=True))
-            slopes = gradients_at(measurement, point)
+            slopes = measurement.gradients_at(point)
             mean.add(tuple((x - b) * g for x, b, g in zip(measurement.tensors, other, slopes, strict=True)))
         found = measurement.attribution(
             mean.value(),
@@ -127,6 +127,7 @@ class GradientShap:
             self.name,
             value=value,
             baseline_value=total / self.draws,
+            baseline=self.baseline.name,
             convergence=mean.change_since_half(),
         )
         return replace(found, statistics={"standard_error": mean.standard_error()})
@@ -159,13 +160,6 @@ def with_noise(
         draw = torch.randn(image.shape, generator=generator, dtype=image.dtype, device=generator.device)
         noisy.append(image + scale * sigma * draw.to(image.device))
     return (*noisy, *tensors[count:])
-
-
-def gradients_at(measurement: Measurement, point: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return the measurement's gradient at a point, for each image and each noise level."""
-    leaves = tuple(tensor.detach().requires_grad_() for tensor in point)
-    with torch.enable_grad():
-        return torch.autograd.grad(measurement(*leaves).sum(), leaves)
 
 
 class RunningMean:

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from medinterp.attribution.result import Forward, image_forward
-from medinterp.denoisers.base import Denoiser, jacobian_product
+from medinterp.denoisers.base import Denoiser, evaluate, jacobian_product
 from medinterp.errors import ConfigError, GridMismatch, InputError
 
 COMB_STRIDES = (2, 4, 8)
@@ -112,6 +113,7 @@ class Variance:
     forward: Forward
     input_name: str | None = None
     stride: int = 2
+    degree: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if self.stride not in COMB_STRIDES:
@@ -179,7 +181,7 @@ class DenoiserForward:
             InputError: the input is not named and there are several, or has another name.
         """
         name = one_of(inputs, self.input_name)
-        return self.denoiser(inputs[name], sigmas[name])
+        return evaluate(self.denoiser, inputs[name], sigmas[name])
 
 
 def one_of(inputs: Mapping[str, Tensor], name: str | None) -> str:

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medinterp.errors import InputError
+
 
 @runtime_checkable
 class Denoiser(Protocol):
@@ -29,7 +31,8 @@ class Denoiser(Protocol):
 
         Args:
             x: noisy image.
-            sigma: noise standard deviation in the unit of ``x``; a scalar as shape (1, 1, 1, 1, 1), or a map.
+            sigma: noise standard deviation in the unit of ``x``; a scalar as shape (1, 1, 1, 1, 1), or a map, in which
+                0 marks voxels that hold no noise (``evaluate`` returns them as they are).
             cond: further images on the same grid, for denoisers that use them.
         """
         ...
@@ -41,10 +44,35 @@ def evaluate(
     sigma: Float[Tensor, "#B #C #I #J #K"],
     cond: Float[Tensor, "B C2 I J K"] | None = None,
 ) -> Float[Tensor, "B C I J K"]:
-    """Call a denoiser; one that knows no ``cond`` argument serves as long as there is none to pass."""
-    if cond is None:
-        return denoiser(x, sigma)
-    return denoiser(x, sigma, cond=cond)
+    """Call a denoiser; one that knows no ``cond`` argument serves as long as there is none to pass.
+
+    Where a map says that there is no noise, the clean image is the image, whatever a denoiser makes of it.
+    """
+    estimate = denoiser(x, sigma) if cond is None else denoiser(x, sigma, cond=cond)
+    if max(sigma.shape[2:]) == 1:
+        return estimate
+    return torch.where(sigma > 0, estimate, x)
+
+
+def one_level(
+    sigma: Float[Tensor, "#B #C #I #J #K"], over: tuple[int, ...] = (2, 3, 4)
+) -> Float[Tensor, "#B #C 1 1 1"]:
+    """Return the one noise level of the noisy voxels, for denoisers that know no more than one.
+
+    Args:
+        sigma: a scalar or a map, which may be 0 in places.
+        over: the axes over which it must be the same.
+
+    Raises:
+        InputError: it varies.
+    """
+    noisy, highest = sigma > 0, sigma.amax(dim=over, keepdim=True)
+    if bool((noisy & (sigma < highest)).any()):
+        raise InputError(
+            f"a noise map from {float(sigma[noisy].min()):.4g} to {float(highest.max()):.4g}: this denoiser takes one "
+            "noise level for the whole volume; give one number, or use a model that takes maps"
+        )
+    return sigma.sum(dim=over, keepdim=True) / noisy.sum(dim=over, keepdim=True).clamp_min(1)
 
 
 def scalar_sigma(sigma: float, image: Float[Tensor, "B C I J K"]) -> Float[Tensor, "1 1 1 1 1"]:

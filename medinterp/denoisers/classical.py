@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from medinterp.errors import InputError, MethodNotValid, PluginError
+from medinterp.denoisers.base import one_level
+from medinterp.errors import MethodNotValid, PluginError
 
 Array = NDArray[np.floating]
 
@@ -38,12 +39,7 @@ def _filter_volumes(
         raise MethodNotValid(
             "this filter runs in another library and has no gradient; explain HeatEquation or PeronaMalikStep instead"
         )
-    flat = sigma.detach().flatten(2)
-    if not torch.equal(flat.amin(dim=2), flat.amax(dim=2)):
-        raise InputError(
-            f"a noise map from {float(flat.min()):.4g} to {float(flat.max()):.4g}: this filter takes one noise level"
-        )
-    levels = flat[:, :, 0].expand(x.shape[:2]).cpu().double().numpy()
+    levels = one_level(sigma.detach())[..., 0, 0, 0].expand(x.shape[:2]).cpu().double().numpy()
     images = x.detach().cpu().double().numpy()
     results = images.copy()
     for place in np.ndindex(*x.shape[:2]):

@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
+from medinterp.denoisers.base import one_level
 from medinterp.denoisers.focus import Triple
 from medinterp.denoisers.intensity import FixedIntensity, Intensity
 from medinterp.denoisers.noise_table import NoiseTable
@@ -28,6 +29,8 @@ ROUNDING = 1e-6
 """A noise level this little beyond the table's ends is the end itself, rounded to float32."""
 Box: TypeAlias = tuple[Triple, Triple]
 """First voxel, and one past the last, along I, J and K."""
+ALL_AXES = (1, 2, 3, 4)
+"""All but the batch: the noise level is one number for an image."""
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
 
 
@@ -133,7 +136,7 @@ class DiffusionDenoiser(nn.Module):
         Raises:
             InputError: the level varies over space, or is not one the network was trained at.
         """
-        level = self._blind_level(x) if sigma is None else one_level(sigma)
+        level = self._blind_level(x) if sigma is None else one_level(sigma, over=ALL_AXES)
         units = self.intensity(x, level)
         image, noise = (x - units.offset) / units.scale, level / units.scale
         self._check_range(noise, units.scale)
@@ -149,7 +152,7 @@ class DiffusionDenoiser(nn.Module):
 
     def sigma_range(self, x: Float[Tensor, "B C I J K"], sigma: Float[Tensor, "#B #C #I #J #K"]) -> tuple[float, float]:
         """Return the lowest and highest noise level that all of these images can be denoised at, in their unit."""
-        scale = self.intensity(x, one_level(sigma)).scale
+        scale = self.intensity(x, one_level(sigma, over=ALL_AXES)).scale
         low, high = self.table.range
         return low * float(scale.max()), high * float(scale.min())
 
@@ -220,21 +223,6 @@ class DiffusionDenoiser(nn.Module):
 
 def _core(cut: Span) -> slice:
     return slice(cut.core_start - cut.start, cut.core_stop - cut.start)
-
-
-def one_level(sigma: Float[Tensor, "#B #C #I #J #K"]) -> Float[Tensor, "#B 1 1 1 1"]:
-    """Return each image's noise level.
-
-    Raises:
-        InputError: it varies over the volume.
-    """
-    lowest, highest = sigma.detach().amin(dim=(1, 2, 3, 4)), sigma.detach().amax(dim=(1, 2, 3, 4))
-    if not torch.equal(lowest, highest):
-        raise InputError(
-            f"a noise map from {float(lowest.min()):.4g} to {float(highest.max()):.4g}: this network takes one noise "
-            "level for the whole volume; give one number, or use a model that takes maps"
-        )
-    return sigma.mean(dim=(1, 2, 3, 4), keepdim=True)
 
 
 def _differentiable_attention(state: Tensor) -> AbstractContextManager[None]:

@@ -82,10 +82,11 @@ class Tile:
 
 @dataclass(frozen=True, eq=False)
 class Legend:
-    """A colour bar: what its values are, with unit, and what its ends say."""
+    """A colour bar: what its values are, with unit, what its ends say, and whether some values lie beyond them."""
 
     label: str
     colours: Colours
+    saturated: bool = False
 
 
 @dataclass(frozen=True)
@@ -231,13 +232,15 @@ def _draw_legends(ax: Axes, legends: Sequence[Legend], top: float, width_px: int
             interpolation="bilinear",
         )
         _write(ax, box.left, top + 11, legend.label)
+        below = "\u2264 " if legend.saturated and window.low < 0 else ""
+        above = "\u2265 " if legend.saturated else ""
         ticks = (
-            (0.0, window.low, "left"),
-            (0.5, (window.low + window.high) / 2, "center"),
-            (1.0, window.high, "right"),
+            (0.0, below + _figure(window.low), "left"),
+            (0.5, _figure((window.low + window.high) / 2), "center"),
+            (1.0, above + _figure(window.high), "right"),
         )
-        for place, value, at in ticks:
-            _write(ax, box.left + place * box.width, box.top + 23, _figure(value), at=at, size=9)
+        for place, words, at in ticks:
+            _write(ax, box.left + place * box.width, box.top + 23, words, at=at, size=9)
 
 
 def _figure(value: float) -> str:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medinterp.attribution import RegionAttribution
+from medinterp.export.method_words import method_words
 from medinterp.export.overlay import Clusters, default_threshold, make_overlay, search_clusters
-from medinterp.export.words import measure_words, method_words
+from medinterp.export.words import measure_words
 from medinterp.results import ExplanationResult, Result
 from medinterp.volume import Overlay
 
@@ -48,16 +49,16 @@ def draw_maps(result: Result) -> Iterator[Drawn]:
 
 def write_cluster_table(drawn: Sequence[Drawn], path: Path) -> None:
     """Write the clusters of all maps as one table of tab-separated values."""
-    columns = ["input", "map", "cluster", "sign", "peak_x_mm", "peak_y_mm", "peak_z_mm", "peak_value", "volume_mm3",
-               "sum", "unit"]  # fmt: skip
+    columns = ["input", "map", "cluster", "name", "sign", "peak_x_mm", "peak_y_mm", "peak_z_mm", "peak_value",
+               "volume_mm3", "sum", "unit"]  # fmt: skip
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, delimiter="\t", lineterminator="\n")
         table.writerow(columns)
         for d in drawn:
             for s in d.clusters.segmentation.segments:
                 place = [f"{p:.3f}" for p in s.peak_mm]
-                table.writerow([d.input_name, d.overlay.name, s.label, f"{s.sign:+d}", *place, f"{s.peak_value:.6g}",
-                                f"{s.volume_mm3:.6g}", f"{s.total:.6g}", d.overlay.map.unit])  # fmt: skip
+                row = [d.input_name, d.overlay.name, s.label, s.name, f"{s.sign:+d}", *place, f"{s.peak_value:.6g}"]
+                table.writerow([*row, f"{s.volume_mm3:.6g}", f"{s.total:.6g}", d.overlay.map.unit])
 
 
 def write_region_table(drawn: Sequence[Drawn], path: Path) -> None:

@@ -114,7 +114,9 @@ def _write_map(
 ) -> None:
     """Write one map as a series, a Parametric Map and its clusters as a Segmentation, numbered from ``first``."""
     stem, about = folder / f"{name}-{drawn.overlay.name}", drawn.overlay.description
-    write_dicom_series(drawn.overlay.map, one.scan, stem, description=about, series_number=first, headers=headers)
+    write_dicom_series(
+        drawn.overlay.map, one.scan, stem, description=about, series_number=first, headers=headers, whole_hu=False
+    )
     write_parametric_map(
         drawn.overlay.map, headers, stem.with_name(f"{stem.name}-pm.dcm"),
         quantity=drawn.explanation.method, description=about, series_number=first + 1,

@@ -218,7 +218,7 @@ def _legends(overlay: Overlay, window: Window, method: str) -> Sequence[Legend]:
     denoised = any(step.name == "denoise" for step in overlay.base.provenance.steps)
     return (
         Legend(f"{'denoised image' if denoised else 'scan'}, {unit_words(overlay.base.unit)}", grey(window)),
-        Legend(f"{method}, {unit_words(overlay.map.unit)}: {signs}", _colours(overlay)),
+        Legend(f"{method}, {unit_words(overlay.map.unit)}: {signs}", _colours(overlay), overlay.saturated),
     )
 
 

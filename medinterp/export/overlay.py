@@ -10,10 +10,11 @@ from scipy import ndimage
 
 from medinterp.errors import InputError
 from medinterp.volume import Grid, Overlay, Segment, Segmentation, Volume
+from medinterp.volume.overlay import middlemost
 
 MOST_CLUSTERS = 30
 SHARE_ABOVE_THRESHOLD = 0.5
-LIMIT_PERCENTILE = 99.9
+SHARE_BEYOND_COLOURS = 0.1
 _NEIGHBOURS_26 = np.ones((3, 3, 3), dtype=bool)
 
 
@@ -85,22 +86,26 @@ def default_threshold(map: Volume) -> float:
     The rule needs no unit and no assumption on how the values are distributed: the clusters at this threshold are
     "where half of the explanation sits". A map that is zero everywhere gives 0.
     """
+    return _holding(SHARE_ABOVE_THRESHOLD, map)
+
+
+def colour_limit(map: Volume) -> float:
+    """Return the value at the end of the colour table: its voxels and those beyond it hold a tenth of the map.
+
+    A few extreme voxels would otherwise leave the rest without colour; and a share of the voxels, such as a percentile,
+    would depend on how many of them are next to nothing. A map of zeros gives 1.
+    """
+    return _holding(SHARE_BEYOND_COLOURS, map) or 1.0
+
+
+def _holding(share: float, map: Volume) -> float:
+    """Return the largest magnitude at which the voxels, it and above, hold a share of the map's total magnitude."""
     magnitude = np.abs(_one_channel(map))
     magnitude = np.sort(magnitude[magnitude > 0])[::-1]
     if magnitude.size == 0:
         return 0.0
     held = np.cumsum(magnitude, dtype=np.float64)
-    return float(magnitude[np.searchsorted(held, SHARE_ABOVE_THRESHOLD * held[-1])])
-
-
-def colour_limit(map: Volume) -> float:
-    """Return the value at the end of the colour table: the 99.9th percentile of the magnitude where it is not zero.
-
-    A single extreme voxel would otherwise leave the rest of the map without colour. A map of zeros gives 1.
-    """
-    magnitude = np.abs(_one_channel(map))
-    magnitude = magnitude[magnitude > 0]
-    return float(np.percentile(magnitude, LIMIT_PERCENTILE)) if magnitude.size else 1.0
+    return float(magnitude[np.searchsorted(held, share * held[-1])])
 
 
 def make_overlay(
@@ -151,12 +156,14 @@ def _pieces(values: Float32[np.ndarray, "I J K"], sign: int, threshold: float) -
     by_label = np.argsort(labels.ravel()[flat], kind="stable")
     ends = np.cumsum(np.bincount(labels.ravel()[flat], minlength=count + 1)[1:])
     for members in np.split(flat[by_label], ends[:-1]):
-        yield _piece(values.ravel()[members], members, sign)
+        yield _piece(values.ravel()[members], members, sign, values.shape)
 
 
-def _piece(values: NDArray[np.float32], members: NDArray[np.intp], sign: int) -> _Piece:
-    strongest = int(np.abs(values).argmax())
-    return _Piece(members, sign, float(values.sum(dtype=np.float64)), int(members[strongest]), float(values[strongest]))
+def _piece(values: NDArray[np.float32], members: NDArray[np.intp], sign: int, shape: tuple[int, int, int]) -> _Piece:
+    magnitude = np.abs(values)
+    peak = middlemost(members[magnitude == magnitude.max()], shape)
+    peak_value = float(values[np.searchsorted(members, peak)])
+    return _Piece(members, sign, float(values.sum(dtype=np.float64)), peak, peak_value)
 
 
 def _segmentation(pieces: list[_Piece], grid: Grid) -> Segmentation:

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from medinterp.errors import GridMismatch, OutputError
 from medinterp.export import mosaic, words
 from medinterp.export.canvas import DISCLAIMER, Picture, Window
+from medinterp.export.method_words import MethodWords, method_words
 from medinterp.export.overlay import Clusters
 from medinterp.export.privacy import source_names, without_paths
 from medinterp.io.colours import sign_colour
@@ -30,7 +31,7 @@ class InputSection:
     Args:
         name: the input's name as the user gave it ("t1"), never a file name.
         noisy: the scan as read.
-        denoised: the result, on the same grid.
+        denoised: the result, on the same grid; None where the whole scan was not denoised.
         removed: noisy minus denoised.
         sigma: estimated noise, in the scan's unit.
         sigma_low: lower end of its interval.
@@ -44,8 +45,8 @@ class InputSection:
 
     name: str
     noisy: Volume
-    denoised: Volume
-    removed: Volume
+    denoised: Volume | None
+    removed: Volume | None
     sigma: float
     sigma_low: float
     sigma_high: float
@@ -141,9 +142,9 @@ class ExplanationSection:
         return (before, after, ("Change", words.quantity(self.value_after - self.value_before, self.unit)))
 
     @property
-    def words(self) -> words.MethodWords:
+    def words(self) -> MethodWords:
         """What the method is called and what its map says."""
-        return words.method_words(self.method)
+        return method_words(self.method)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +227,7 @@ def render_report(context: ReportContext) -> str:
 
 def _volumes(context: ReportContext) -> Iterator[Volume]:
     for section in context.inputs:
-        yield from (section.noisy, section.denoised, section.removed)
+        yield from (v for v in (section.noisy, section.denoised, section.removed) if v is not None)
     for explained in (m for e in context.explanations for m in e.maps):
         yield from (explained.overlay.base, explained.overlay.map)
 

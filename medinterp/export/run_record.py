@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from medinterp.attribution import Attribution, RegionAttribution
+from medinterp.attribution import RegionAttribution
 from medinterp.noise.estimate import NoiseEstimate
 from medinterp.results import ExplanationResult, InputResult, Result
 
@@ -68,7 +68,9 @@ def _input_record(one: InputResult) -> dict[str, Any]:
         "affine_ras_mm": one.scan.grid.affine.tolist(),
         "notes": list(source.notes),
         "noise": {"sigma": noise.sigma, "low": noise.low, "high": noise.high, "model": noise.model,
-                  "method": noise.method, **_colour_record(noise)},
+                  "method": noise.method,
+                  "noise_free_share": 0.0 if noise.map is None else float((noise.map.voxels == 0).mean()),
+                  **_colour_record(noise)},
         "steps": [{"name": s.name, **s.parameters} for s in one.shown.provenance.steps],
     }  # fmt: skip
 
@@ -106,18 +108,13 @@ def explanation_record(explained: ExplanationResult) -> dict[str, Any]:
                 "residual": attribution.residual,
                 "noise_share": dict(attribution.noise_share),
                 "convergence": attribution.convergence,
+                "baseline": attribution.baseline or None,
+                "baseline_value": attribution.baseline_value if attribution.baseline else None,
                 "evaluations": attribution.evaluations,
-                **_regions_record(attribution),
+                **({"divided_by": attribution.divided_by} if isinstance(attribution, RegionAttribution) else {}),
                 "statistics": dict(attribution.statistics),
                 "certificate": asdict(explained.certificates[name]),
             }
             for name, attribution in explained.attributions.items()
         },
     }
-
-
-def _regions_record(attribution: Attribution) -> dict[str, Any]:
-    """Return what a method over regions compared with, and how it divided the scan."""
-    if not isinstance(attribution, RegionAttribution):
-        return {}
-    return {"baseline": attribution.baseline, "divided_by": attribution.divided_by}

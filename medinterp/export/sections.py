@@ -7,7 +7,7 @@ from medinterp.assessment.certificate import INSENSITIVE, SENSITIVE
 from medinterp.export.drawn import Drawn
 from medinterp.export.report import Check, ExplainedMap, ExplanationSection, InputSection, ReportContext
 from medinterp.export.run_record import RunFacts
-from medinterp.export.words import measure_words
+from medinterp.export.words import measure_words, quantity
 from medinterp.results import ExplanationResult, InputResult, Result
 from medinterp.volume import Region
 
@@ -34,7 +34,7 @@ def report_context(
     )
     if result.fusion is not None:
         summary += " The denoised images were interpolated onto the first one's grid and fused."
-    sections = tuple(_input_section(n, o, facts) for n, o in result.inputs.items() if o.denoised is not None)
+    sections = tuple(_input_section(n, o, facts) for n, o in result.inputs.items())
     explained = tuple(
         _explanation_section(e, tuple(d for d in drawn if d.explanation is e)) for e in result.explanations
     )
@@ -50,9 +50,15 @@ def _input_section(name: str, one: InputResult, facts: RunFacts) -> InputSection
         )
     if one.noise.colour is not None and not one.noise.colour.is_white:
         notes.append(one.noise.colour.describe(told=one.noise.model == "coloured"))
-    noise, removed = one.noise, one.scan if one.removed is None else one.removed
+    noise = one.noise
+    silent = 0.0 if noise.map is None else float((noise.map.voxels == 0).mean())
+    if silent:
+        notes.append(
+            f"{silent:.0%} of the voxels hold the scan's fill value in blocks (a mask, or padding): taken as free of "
+            "noise, and left as they are."
+        )
     return InputSection(
-        name, one.scan, one.shown, removed, noise.sigma, noise.low, noise.high, noise.model, noise.method,
+        name, one.scan, one.denoised, one.removed, noise.sigma, noise.low, noise.high, noise.model, noise.method,
         notes=tuple(notes),
     )  # fmt: skip
 
@@ -65,6 +71,13 @@ def _explanation_section(explained: ExplanationResult, drawn: tuple[Drawn, ...])
         checks += _checks(label, explained, name)
         attribution = explained.attributions[name]
         exact = attribution.statistics.get("halo_error") == 0.0
+        if attribution.baseline:
+            change = attribution.value - attribution.baseline_value
+            rows += [
+                (f"{label}Compared with the baseline", measure_words(attribution.baseline)),
+                (f"{label}The number on the baseline", quantity(attribution.baseline_value, explained.unit)),
+                (f"{label}What the map divides", quantity(change, explained.unit)),
+            ]
         rows += [
             (f"{label}{key.replace('_', ' ')}", f"{value:.4g}")
             for key, value in attribution.statistics.items()
@@ -99,19 +112,22 @@ def _explained_map(drawn: Drawn) -> ExplainedMap:
 
 def _checks(label: str, explained: ExplanationResult, name: str) -> Iterator[Check]:
     certificate, attribution = explained.certificates[name], explained.attributions[name]
+    divided = "the measurement's change from the baseline" if attribution.baseline else "the measurement"
+    bound = "reported" if certificate.complete is None else "at most 1 %"
     yield Check(
-        f"{label}Completeness residual", f"{certificate.residual:.1e}", "at most 1 %", certificate.complete,
-        "How much of the measurement the map and the noise level's share leave unexplained.",
+        f"{label}Completeness residual", f"{certificate.residual:.1e}", bound, certificate.complete,
+        f"How much of {divided} the map and the noise level's share leave unexplained.",
     )  # fmt: skip
     share = attribution.noise_share[name]
-    yield Check(
-        f"{label}Share of the assumed noise level", f"{share:.4g} {explained.unit}", "reported", None,
-        "The part of the measurement that is owed to the noise level the model was told, not to any voxel.",
-    )  # fmt: skip
+    if share or not attribution.baseline:  # on a path from a scan with the same noise level it has none
+        yield Check(
+            f"{label}Share of the assumed noise level", f"{share:.4g} {explained.unit}", "reported", None,
+            "The part of the measurement that is owed to the noise level the model was told, not to any voxel.",
+        )  # fmt: skip
     if certificate.convergence is not None:
         yield Check(
-            f"{label}Convergence", f"{certificate.convergence:.1e}", "at most 1 %", certificate.converged,
-            "How much the map changed when the number of path points was last doubled.",
+            f"{label}Convergence", f"{certificate.convergence:.1e}", "at most 10 %", certificate.converged,
+            "How much the map changed when the number of path points, or of draws, was last doubled.",
         )  # fmt: skip
     if certificate.homogeneity is not None:
         yield Check(

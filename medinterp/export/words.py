@@ -1,9 +1,8 @@
-"""Numbers and methods in words that a reader of the report understands."""
+"""Numbers and records in words that a reader of the report understands."""
 
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,63 +15,6 @@ _MINUS = "\u2212"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _LONGEST_LIST = 12
 _KEEP = "\u00a0"  # a space at which no line is broken
-
-
-@dataclass(frozen=True)
-class MethodWords:
-    """What a method is called, and what its map does and does not say."""
-
-    title: str
-    says: str
-    says_not: str
-
-
-_METHODS = {
-    "saliency": MethodWords(
-        "Saliency",
-        "Each voxel shows how fast the measured number changes when that voxel alone becomes brighter. Warm voxels "
-        "push the number up, cool voxels push it down, voxels without colour hardly matter.",
-        "It does not say how much of the number a voxel is responsible for, and it is exact only for small changes "
-        "around this very scan.",
-    ),
-    "input_x_gradient": MethodWords(
-        f"Input {_TIMES} gradient",
-        "Each voxel shows its share of the measured number, in the number's own unit. On this kind of network the "
-        "shares of all voxels, with the one share owed to the assumed noise level, add up to the number; the "
-        "completeness row below says how closely.",
-        "A large share is not a large influence: a bright voxel with a small weight can hold much of the number. It "
-        "does not say what the number would be had the tissue been different.",
-    ),
-    "integrated_gradients": MethodWords(
-        "Integrated gradients",
-        "Each voxel shows its share of the difference between the number on this scan and the number on the "
-        "baseline, in the number's own unit. The shares add up to that difference; the completeness row below says "
-        "how closely.",
-        "The shares depend on the baseline: another baseline asks another question. They do not say what a single "
-        "voxel does on its own, away from the path between baseline and scan.",
-    ),
-    "equivalent_filter": MethodWords(
-        "Equivalent filter",
-        "Each voxel shows the weight with which it enters the measured number: the filter that the network amounted "
-        "to at this place. A narrow filter keeps detail, a wide one averages; cool voxels are subtracted.",
-        "The filter belongs to this scan and this place: the network forms another one elsewhere. A weight is not a "
-        "share; a dark voxel with a large weight adds little to the number.",
-    ),
-}
-_ALWAYS = (
-    "It explains what the model computed, mistakes included; it does not show disease, and it does not prove that "
-    "the anatomy under a colour is real."
-)
-
-
-def method_words(name: str) -> MethodWords:
-    """Return the words for a method by its registered name; a method of a plugin gets words that fit any map."""
-    known = _METHODS.get(name)
-    if known is None:
-        title = name.replace("_", " ").capitalize()
-        says = "Each voxel shows what this method ascribes to it for the measured number: warm above zero, cool below."
-        known = MethodWords(title, says, "What its values mean beyond that is said in the method's own documentation.")
-    return MethodWords(known.title, known.says, f"{known.says_not} {_ALWAYS}")
 
 
 def measure_words(name: str) -> str:

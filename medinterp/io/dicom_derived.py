@@ -50,12 +50,14 @@ def write_dicom_series(
     series_number: int,
     instance_uid_root: str | None = None,
     headers: Sequence[Dataset] | None = None,
+    whole_hu: bool = True,
 ) -> tuple[Path, ...]:
     """Write a volume as derived MR or CT images at the positions of the scan it was computed from.
 
     Pixels are 16-bit integers with rescale slope 1, because some viewers round a small slope away. HU are rounded to 1.
-    Other values are stored as they are when their range spans 1000 integers or more, and else multiplied by a power of
-    ten; the factor stands in the series description and, with the unit, in the Real World Value Mapping.
+    Other values, and maps in HU, are stored as they are when their range spans 1000 integers or more, and else
+    multiplied by a power of ten; the factor stands in the series description and, with the unit, in the Real World
+    Value Mapping.
 
     Args:
         volume: one channel, on the template's grid.
@@ -65,6 +67,8 @@ def write_dicom_series(
         series_number: number of the new series in its study.
         instance_uid_root: any text; the new UIDs then depend on it alone. Without it they are new every time.
         headers: `template_headers(template)`, where they are at hand.
+        whole_hu: store HU as they are, so that viewers read them off right; without it, for maps whose values may be
+            fractions of 1 HU, they are scaled like other values.
 
     Returns:
         The files, in the order of their names.
@@ -79,7 +83,7 @@ def write_dicom_series(
         raise InputError(f"a volume of {volume.voxels.shape[0]} channels: a DICOM series holds one; pick a channel")
     slices = template_headers(template) if headers is None else headers
     order = dicom_template.planes(template.grid).order
-    stored = _to_integers(volume)
+    stored = _to_integers(volume, plain=whole_hu and volume.unit == "HU")
     shared = _series_attributes(volume, stored, description, series_number, instance_uid_root)
     encoder = SeriesEncoder()
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,12 +98,12 @@ def write_dicom_series(
     return tuple(paths)
 
 
-def _to_integers(volume: Volume) -> _Stored:
+def _to_integers(volume: Volume, *, plain: bool) -> _Stored:
     """Choose the factor and round; the window covers the data, symmetric about zero for signed maps."""
     values = volume.voxels[0].transpose(2, 1, 0)
     low, high = float(values.min()), float(values.max())
-    bounds = (0, 65535) if low >= 0 and volume.unit != "HU" else (-32768, 32767)
-    factor = 1.0 if volume.unit == "HU" else _factor(low, high, bounds)
+    bounds = (0, 65535) if low >= 0 and not plain else (-32768, 32767)
+    factor = 1.0 if plain else _factor(low, high, bounds)
     if low * factor < bounds[0] or high * factor > bounds[1]:
         raise InputError(
             f"values from {low:.6g} to {high:.6g} HU do not fit into 16 bits; check the unit of the volume"
@@ -194,7 +198,9 @@ def _set_modality_module(series: Dataset, modality: str) -> None:
     if modality == "CT":
         series.SOPClassUID = dicom_template.CT_IMAGE
         series.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
-        hounsfield = series.RealWorldValueMappingSequence[0].MeasurementUnitsCodeSequence[0].CodeValue == "[hnsf'U]"
+        mapping = series.RealWorldValueMappingSequence[0]
+        plain = mapping.RealWorldValueSlope == 1  # a scaled map's stored numbers are no HU
+        hounsfield = plain and mapping.MeasurementUnitsCodeSequence[0].CodeValue == "[hnsf'U]"
         series.RescaleSlope, series.RescaleIntercept, series.RescaleType = "1", "0", "HU" if hounsfield else "US"
     else:
         series.SOPClassUID = dicom_template.MR_IMAGE

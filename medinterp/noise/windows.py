@@ -42,13 +42,17 @@ def require_enough(voxels: int, windows: int, what: str) -> None:
         )
 
 
-def _without_padding(windows: Windows, voxels: Voxels, fillers: set[float]) -> Bool[np.ndarray, " n"]:
-    """Say which windows hold no padding: the minimum or a usual filler, where it fills more than 1 % of the scan."""
+def fill_values(voxels: Voxels, volume: Volume) -> set[float]:
+    """Return the values that padding and masks leave: the lowest, and 0 except in HU, where it is water."""
+    return {float(voxels.min())} | (set[float]() if volume.unit == "HU" else {0.0})
+
+
+def _without_padding(windows: Windows, voxels: Voxels, volume: Volume) -> Bool[np.ndarray, " n"]:
+    """Say which windows hold no padding: a fill value, where it fills more than 1 % of the scan."""
     kept = np.ones(len(windows), dtype=bool)
-    lowest = float(voxels.min())
-    if lowest == float(voxels.max()):  # nothing but one value: it is the scan, not padding
+    if float(voxels.min()) == float(voxels.max()):  # nothing but one value: it is the scan, not padding
         return kept
-    for value in fillers | {lowest}:
+    for value in fill_values(voxels, volume):
         if np.count_nonzero(voxels == value) > 0.01 * voxels.size:
             kept &= ~(windows == value).any(axis=1)
     return kept
@@ -56,8 +60,7 @@ def _without_padding(windows: Windows, voxels: Voxels, fillers: set[float]) -> B
 
 def foreground(windows: Windows, voxels: Voxels, volume: Volume, *, magnitude: bool) -> FewerWindows:
     """Return the windows that lie in tissue; air, padding and what a mask cut away are left out."""
-    fillers = set[float]() if volume.unit == "HU" else {0.0}  # 0 HU is water, 0 elsewhere is what a mask leaves
-    kept = windows[_without_padding(windows, voxels, fillers)]
+    kept = windows[_without_padding(windows, voxels, volume)]
     usable = voxels.size
     if volume.unit == "HU" and len(kept):
         inside = (kept.min(axis=1) > -900) & (np.abs(kept.mean(axis=1)) < 300)

@@ -62,6 +62,7 @@ def random_diffusion(
     from monai.networks.nets import DiffusionModelUNet  # takes seconds to import: only those who ask pay
 
     with torch.random.fork_rng(devices=[]):  # the layers' own initialisation draws from the global generator
+        torch.manual_seed(seed)
         network = DiffusionModelUNet(
             spatial_dims=3, in_channels=1, out_channels=1, num_res_blocks=1, channels=(4, 8), num_head_channels=4,
             attention_levels=(False, False), norm_num_groups=4, use_flash_attention=True,

@@ -47,7 +47,7 @@ def quick_attributors(shape: tuple[int, int, int]) -> Mapping[str, Attributor]:
     return {
         "saliency": Saliency(),
         "input_x_gradient": InputXGradient(),
-        "integrated_gradients": IntegratedGradients(start, steps=(2,)),
+        "integrated_gradients": IntegratedGradients(start, steps=2),
         "smoothgrad": SmoothGrad(draws=1),
         "gradient_shap": GradientShap(start, draws=1),
         "deep_lift": DeepLift(start),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medinterp.volume.segmentation import Segmentation
 from medinterp.volume.volume import Volume
@@ -37,8 +38,24 @@ class Overlay:
         self.base.require_same_grid(self.map, f"the map '{self.name}'")
 
     @property
+    def saturated(self) -> bool:
+        """Whether some voxels lie beyond the end of the colour table, and are shown as its end."""
+        return bool((np.abs(self.map.voxels[0]) > self.limit).any())
+
+    @property
     def peak_mm(self) -> tuple[float, float, float]:
-        """RAS mm of the voxel where the map's magnitude is largest."""
-        index = np.array(np.unravel_index(int(np.abs(self.map.voxels[0]).argmax()), self.map.grid.shape))
+        """RAS mm of the voxel where the map's magnitude is largest; of several, the one in their middle."""
+        magnitude = np.abs(self.map.voxels[0]).ravel()
+        strongest = np.flatnonzero(magnitude == magnitude.max()) if magnitude.any() else np.zeros(1, dtype=np.intp)
+        index = np.array(np.unravel_index(middlemost(strongest, self.map.grid.shape), self.map.grid.shape))
         x, y, z = self.map.grid.to_world(index)
         return float(x), float(y), float(z)
+
+
+def middlemost(flat: NDArray[np.intp], shape: tuple[int, int, int]) -> int:
+    """Return which of these voxels, as positions in the flattened volume, lies nearest to their centre.
+
+    The peak of a plateau: methods over regions give every voxel of a region the same value.
+    """
+    places = np.stack(np.unravel_index(flat, shape), axis=1)
+    return int(flat[np.square(places - places.mean(axis=0)).sum(axis=1).argmin()])

@@ -38,7 +38,7 @@ ATTRIBUTORS = (
     InputXGradient(),
     EquivalentFilter((1.0, 0.5, 3.0)),
     IntegratedGradients(),
-    IntegratedGradients(Blurred(1.0), steps=(4,), batch=4),
+    IntegratedGradients(Blurred(1.0), steps=4),
     IntegratedGradients(Ray()),
     SmoothGrad(draws=3),
     GradientShap(draws=3),

@@ -66,7 +66,7 @@ def test_a_bias_free_relu_network_is_its_gradient_times_its_input(seed):
     forward = DenoiserForward(ReluNetwork(seeded(seed)))
     inputs, target = {SCAN: normal(1, 1, *SHAPE, seed=seed)}, one_voxel((5, 5, 5))
     product = InputXGradient()(forward, inputs, SIGMA, target)
-    ray = IntegratedGradients(Ray(), steps=(1,))(forward, inputs, SIGMA, target)
+    ray = IntegratedGradients(Ray(), steps=1)(forward, inputs, SIGMA, target)
     assert product.residual <= 1e-12
     assert relative(ray.maps[SCAN], product.maps[SCAN]) <= 1e-12
     tripled = {SCAN: 3 * inputs[SCAN]}, {SCAN: 3 * SIGMA[SCAN]}
@@ -90,7 +90,7 @@ def test_integrated_gradients_of_a_quadratic_are_exact_with_one_midpoint(seed):
     matrix = normal(24, 24, seed=seed)
     quadratic = Quadratic((matrix + matrix.T) / 2)
     x, baseline = normal(1, 1, *shape, seed=seed + 1), normal(1, 1, *shape, seed=seed + 2)
-    method = IntegratedGradients(Given({SCAN: baseline}), steps=(1,))
+    method = IntegratedGradients(Given({SCAN: baseline}), steps=1)
     found = method(quadratic, {SCAN: x}, SIGMA, sum_of_all(shape))
     assert relative(found.maps[SCAN], quadratic.integrated_gradients(x, baseline)) <= 1e-12
 
@@ -99,7 +99,7 @@ def test_integrated_gradients_from_the_wrong_baseline_must_differ():
     shape, matrix = (3, 2, 4), normal(24, 24)
     quadratic = Quadratic((matrix + matrix.T) / 2)
     x, baseline = normal(1, 1, *shape, seed=1), normal(1, 1, *shape, seed=2)
-    found = IntegratedGradients(Given({SCAN: -baseline}), steps=(1,))(quadratic, {SCAN: x}, SIGMA, sum_of_all(shape))
+    found = IntegratedGradients(Given({SCAN: -baseline}), steps=1)(quadratic, {SCAN: x}, SIGMA, sum_of_all(shape))
     assert relative(found.maps[SCAN], quadratic.integrated_gradients(x, baseline)) > 0.1
 
 
@@ -112,7 +112,7 @@ def steep_case():
 
 def test_gauss_legendre_is_complete_where_the_trapezoid_rule_must_fail():
     forward, x, baseline, target = steep_case()
-    ours = IntegratedGradients(Given({SCAN: baseline}), steps=(32,))(forward, {SCAN: x}, SIGMA, target)
+    ours = IntegratedGradients(Given({SCAN: baseline}), steps=32)(forward, {SCAN: x}, SIGMA, target)
     trapezoid, delta = attr.IntegratedGradients(lambda image: target(forward({SCAN: image}, SIGMA))).attribute(
         x, baseline, n_steps=32, method="riemann_trapezoid", return_convergence_delta=True
     )
@@ -131,7 +131,7 @@ def test_completeness_of_the_midpoint_rule_falls_with_the_square_of_its_points()
     ]
     for coarse, fine in pairwise(errors):
         assert 3.5 < coarse / fine < 4.5  # second order; the next term is m^-4
-    ours = IntegratedGradients(Given({SCAN: baseline}), steps=(32,))(forward, {SCAN: x}, SIGMA, target)
+    ours = IntegratedGradients(Given({SCAN: baseline}), steps=32)(forward, {SCAN: x}, SIGMA, target)
     assert ours.residual <= 1e-6  # Captum holds the weights of the points in float32
 
 
@@ -148,11 +148,11 @@ def test_a_map_that_is_complete_by_accident_is_still_refined():
     case = DenoiserForward(denoiser), {SCAN: x}, SIGMA, sum_of_all((3, 1, 1))
     start = Given({SCAN: torch.zeros_like(x)})
     true_map = torch.tensor([2.0, -2.0, 1.0], dtype=torch.float64)
-    accident = IntegratedGradients(start, steps=(8,))(*case)
+    accident = IntegratedGradients(start, steps=8)(*case)
     assert accident.residual <= 1e-6
     assert relative(accident.maps[SCAN].flatten(), true_map) > 0.05
     refined = IntegratedGradients(start)(*case)
-    assert refined.evaluations > 2 + 8 + 16
+    assert refined.evaluations > 9  # the first division
     assert relative(refined.maps[SCAN].flatten(), true_map) <= 0.01
 
 

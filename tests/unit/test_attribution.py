@@ -17,9 +17,11 @@ from medinterp.attribution import (
     NoiseResampled,
     Ray,
     RegionContrast,
+    RegionEnergy,
     RegionMean,
     Saliency,
     WeightedSum,
+    edge_sharpness,
 )
 from medinterp.attribution.equivalent_filter import filter_statistics
 from medinterp.attribution.result import completeness_residual
@@ -82,14 +84,13 @@ def test_gradient_x_input_equals_captum(scan, sigma, region):
     assert math.isclose(ours.noise_share[SCAN], float(theirs[1].detach().sum()), rel_tol=1e-9)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_integrated_gradients_equal_captum_whatever_the_batch(scan, sigma, region, batch):
+def test_integrated_gradients_equal_captum(scan, sigma, region):
     forward = DenoiserForward(network())
     start = Blurred()(forward, scan, sigma)[0][SCAN]
     theirs = attr.IntegratedGradients(captum_call(forward, region)).attribute(
         (scan[SCAN], sigma[SCAN]), (start, sigma[SCAN]), n_steps=8, method="gausslegendre"
     )
-    ours = IntegratedGradients(steps=(8,), batch=batch)(forward, scan, sigma, region)
+    ours = IntegratedGradients(steps=8)(forward, scan, sigma, region)
     assert equal(ours.maps[SCAN], theirs[0])
     assert ours.noise_share[SCAN] == 0  # the level is held
     assert ours.evaluations == 10  # both ends and eight points
@@ -103,7 +104,7 @@ def test_equivalent_filter_is_the_saliency_with_statistics(scan, sigma, region):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("method", [Saliency(), InputXGradient(), IntegratedGradients(Ray(), steps=(1,))])
+@pytest.mark.parametrize("method", [Saliency(), InputXGradient(), IntegratedGradients(Ray(), steps=1)])
 def test_nothing_is_left_over_on_the_bias_free_network(scan, sigma, region, method, dtype):
     scan, sigma = {SCAN: scan[SCAN].to(dtype)}, {SCAN: sigma[SCAN].to(dtype)}
     found = method(DenoiserForward(network(dtype)), scan, sigma, region)
@@ -111,28 +112,53 @@ def test_nothing_is_left_over_on_the_bias_free_network(scan, sigma, region, meth
     assert found.residual <= (1e-5 if dtype == torch.float32 else 1e-12)  # rounding of a few thousand terms
 
 
-def test_the_ray_needs_one_doubling_to_know_that_it_has_converged(scan, sigma, region):
+def test_the_ray_needs_one_evaluation_on_the_bias_free_network(scan, sigma, region):
     found = IntegratedGradients(Ray())(DenoiserForward(network()), scan, sigma, region)
-    assert found.evaluations == 5  # both ends, one point, two points
-    assert found.convergence is not None
-    assert found.convergence <= 1e-6  # Captum holds the weights of the path points in float32
+    assert found.evaluations == 3  # both ends and one point
+    assert found.convergence is None
+    assert found.residual <= 1e-9
 
 
-def test_path_points_double_until_both_criteria_hold(scan, region):
+def test_the_ray_is_divided_where_one_evaluation_leaves_something_over(scan, sigma, region):
+    bent = DenoiserForward(lambda x, sigma: torch.tanh(0.1 * x) * x)
+    found = IntegratedGradients(Ray())(bent, scan, sigma, region)
+    assert found.residual <= 0.01
+    assert found.evaluations == 2 + 9
+    assert found.convergence <= 0.1
+
+
+def test_a_path_is_divided_until_both_criteria_hold(scan, region):
     smooth = DenoiserForward(lambda x, sigma: torch.tanh(0.3 * (x - 10)))
     sigma = {SCAN: torch.ones(1, 1, 1, 1, 1, dtype=torch.float64)}
-    found = IntegratedGradients(steps=(1, 2, 4, 8, 16), tolerance=1e-3)(smooth, scan, sigma, region)
-    assert max(found.residual, found.convergence) <= 1e-3
-    assert found.evaluations < 2 + 31  # stopped before the last
+    found = IntegratedGradients(tolerance=1e-4, change=1e-3)(smooth, scan, sigma, region)
+    assert found.residual <= 1e-4
+    assert found.convergence <= 1e-3
+    assert found.evaluations <= 65
+    start = Blurred()(smooth, scan, sigma)[0][SCAN]
+    exact = IntegratedGradients(Given({SCAN: start}), steps=64)(smooth, scan, sigma, region)
+    assert float((found.maps[SCAN] - exact.maps[SCAN]).norm() / exact.maps[SCAN].norm()) <= 1e-3
 
 
 def test_a_path_that_does_not_converge_is_returned_as_it_is_with_a_warning(scan, region, caplog):
     steep = DenoiserForward(lambda x, sigma: torch.tanh(50 * (x - 10)))
     sigma = {SCAN: torch.ones(1, 1, 1, 1, 1, dtype=torch.float64)}
     with caplog.at_level(logging.WARNING):
-        found = IntegratedGradients(steps=(1, 2), tolerance=1e-6)(steep, scan, sigma, region)
-    assert "did not converge at 2 path points" in caplog.text
-    assert found.residual > 1e-6 or found.convergence > 1e-6
+        found = IntegratedGradients(change=1e-6, most=16)(steep, scan, sigma, region)
+    assert "did not converge in intervals of 1/16" in caplog.text
+    assert found.convergence > 1e-6
+    assert found.evaluations == 17
+
+
+def test_one_kink_between_two_points_is_found_exactly(scan, sigma, region):
+    """Every voxel bends at 0.3 of its own path, inside one interval of the first division."""
+    start = torch.full_like(scan[SCAN], 5.0)
+    kink = start + 0.3 * (scan[SCAN] - start)
+    bent = DenoiserForward(lambda x, s: x + 2 * torch.relu((x - kink) * (scan[SCAN] - start).sign()))
+    found = IntegratedGradients(Given({SCAN: start}))(bent, scan, sigma, region)
+    across = scan[SCAN] - start
+    exact = region.mask * (across + 2 * 0.7 * across.abs()) / region.mask.sum()
+    assert found.evaluations == 9
+    assert float((found.maps[SCAN] - exact).norm() / exact.norm()) <= 1e-12
 
 
 def test_integrated_gradients_start_at_the_measurement_of_their_baseline(scan, sigma, region):
@@ -193,10 +219,10 @@ def test_a_noise_level_under_another_name_is_refused(scan, sigma, region):
         Saliency()(DenoiserForward(network()), scan, {"other": sigma[SCAN]}, region)
 
 
-@pytest.mark.parametrize("steps", [(), (0, 2), (8, 4), (8, 8)])
-def test_path_points_that_do_not_rise_are_refused(steps):
-    with pytest.raises(ConfigError, match="rising positive numbers"):
-        IntegratedGradients(steps=steps)
+@pytest.mark.parametrize("settings", [{"steps": 0}, {"most": 0}, {"tolerance": 0.0}, {"change": math.nan}])
+def test_settings_that_never_end_are_refused(settings):
+    with pytest.raises(ConfigError, match="expected positive numbers"):
+        IntegratedGradients(**settings)
 
 
 def test_a_contrast_of_zero_gives_finite_numbers(sigma):
@@ -244,3 +270,23 @@ def test_weighted_sums_are_explained_like_regions(scan, sigma):
     weights[4:6, 4:6, 4:6] = torch.arange(8, dtype=torch.float64).reshape(2, 2, 2)
     found = Saliency()(DenoiserForward(lambda x, s: 2 * x), scan, sigma, WeightedSum(weights, "w"))
     assert torch.equal(found.maps[SCAN][0, 0], 2 * weights)
+
+
+def test_an_energy_is_divided_by_its_degree_so_that_its_parts_sum_to_it(scan, sigma, region):
+    forward, energy = DenoiserForward(network()), RegionEnergy(region.mask, "energy")
+    parts = InputXGradient()(forward, scan, sigma, energy)
+    assert parts.residual < 1e-9
+    assert math.isclose(parts.total() + parts.noise_share[SCAN], parts.value, rel_tol=1e-9)
+    assert Saliency()(forward, scan, sigma, energy).residual < 1e-9
+
+
+def test_a_measurement_without_scale_has_no_parts_along_the_ray_and_is_refused(scan, sigma, region):
+    forward = DenoiserForward(network())
+    edge = edge_sharpness(region.mask.numpy(), (1.0, 1.0, 1.0), "edge", gap_mm=0.5, width_mm=1.5)
+    with pytest.raises(MethodNotValid, match="baseline blurred"):
+        InputXGradient()(forward, scan, sigma, edge)
+    bright = {SCAN: scan[SCAN] + 20 * region.mask}
+    slope = Saliency()(forward, bright, sigma, edge)
+    assert slope.residual < 1e-9  # its products sum to zero, as they must
+    plain = DenoiserForward(lambda x, s: x)  # whose contrast, unlike a random network's, is nowhere zero on the path
+    assert IntegratedGradients(Blurred(1.0))(plain, bright, sigma, edge).residual <= 0.01

@@ -1,5 +1,7 @@
 """Clusters, thresholds and colour limits of signed maps."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -120,14 +122,17 @@ def test_a_map_of_zeros_has_no_clusters_and_a_limit_of_one():
 
 def test_one_extreme_voxel_does_not_take_the_colours_from_the_rest():
     values = np.ones((20, 20, 20))
-    values[0, 0, 0] = 1e6
-    assert colour_limit(volume(values)) == pytest.approx(1.0)
+    values[0, 0, 0] = 500  # 6 % of the map
+    assert colour_limit(volume(values)) == 1.0
+    values[0, 0, 0] = 1e6  # it is the map
+    assert colour_limit(volume(values)) == 1e6
 
 
-def test_zeros_around_a_map_do_not_move_its_colour_limit():
-    values = np.zeros((20, 20, 20))
+@pytest.mark.parametrize("far", [0.0, 1e-6])
+def test_voxels_of_next_to_nothing_around_a_map_do_not_move_its_colour_limit(far):
+    values = np.full((20, 20, 20), far)
     values[:2, :2, :2] = np.arange(1, 9).reshape(2, 2, 2)
-    assert colour_limit(volume(values)) == pytest.approx(8.0, rel=0.01)
+    assert colour_limit(volume(values)) == 8.0
 
 
 @pytest.mark.parametrize("threshold", [-1.0, float("nan")])
@@ -150,7 +155,19 @@ def test_an_overlay_carries_limit_and_clusters_and_refuses_another_grid():
     assert overlay.segmentation is not None
     assert [s.name for s in overlay.segmentation.segments] == ["positive 1"]  # it alone holds half of the map
     assert overlay.limit == colour_limit(map)
+    assert not overlay.saturated
+    assert replace(overlay, limit=1.5).saturated
     moved = OBLIQUE.copy()
     moved[0, 3] += 1.0
     with pytest.raises(GridMismatch, match="1 mm apart"):
         make_overlay(volume(np.ones((6, 6, 6)), moved), map, name="saliency", description="a test", signed=True)
+
+
+def test_the_peak_of_a_plateau_is_in_its_middle():
+    values = np.zeros((12, 12, 12), dtype=np.float32)
+    values[2:7, 3:8, 4:9] = -2.0
+    found = search_clusters(volume(values), threshold=1.0)
+    expected = pytest.approx(volume(values).grid.to_world(np.array([4, 5, 6])))
+    assert found.segmentation.segments[0].peak_mm == expected
+    shown = make_overlay(volume(values), volume(values), name="map", description="map", signed=True)
+    assert shown.peak_mm == expected

@@ -75,7 +75,7 @@ def test_a_crop_that_ignores_the_stride_must_fail(network):
 
 def test_a_blurred_baseline_widens_the_crop_so_that_the_answer_stays_the_same(network):
     forward, (inputs, sigmas, target) = DenoiserForward(network.double()), case(LOW)
-    method = IntegratedGradients(Blurred(1.0), steps=(2,))
+    method = IntegratedGradients(Blurred(1.0), steps=2)
     whole = method(forward, inputs, sigmas, target)
     crop = explain_region(method, forward, inputs, sigmas, target, radius=receptive_radius(network))
     assert crop.statistics["crop_voxels"] < inputs[SCAN].numel()
@@ -84,7 +84,7 @@ def test_a_blurred_baseline_widens_the_crop_so_that_the_answer_stays_the_same(ne
 
 def test_a_baseline_that_looks_everywhere_is_explained_on_the_whole_volume():
     inputs, sigmas, target = case(MIDDLE)
-    method = IntegratedGradients(NoiseResampled(torch.Generator().manual_seed(0)), steps=(1,))
+    method = IntegratedGradients(NoiseResampled(torch.Generator().manual_seed(0)), steps=1)
     found = explain_region(method, DenoiserForward(GaussianFilter(1.0)), inputs, sigmas, target, radius=4)
     assert found.statistics["crop_voxels"] == inputs[SCAN].numel()
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from medinterp.errors import GridMismatch, OutputError
+from medinterp.export.method_words import method_words
 from medinterp.export.overlay import default_threshold, make_overlay, search_clusters
 from medinterp.export.privacy import LEFT_OUT, without_paths
 from medinterp.export.report import (
@@ -23,7 +24,7 @@ from medinterp.export.report import (
     render_report,
     write_report,
 )
-from medinterp.export.words import method_words, number, plain_text, quantity, record_tables
+from medinterp.export.words import number, plain_text, quantity, record_tables
 from medinterp.volume import Grid, Provenance, Source, Step, Volume, sphere
 
 PATIENT_FILE = Path("/archive/DOE_JANE/19700101/brain_doe.nii.gz")

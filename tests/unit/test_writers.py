@@ -31,7 +31,7 @@ def sheared(scan: Volume) -> Volume:
     return replace(scan, grid=Grid(scan.grid.shape, affine), provenance=Provenance(Source("nifti")))
 
 
-def series(volume: Volume, template: Volume, folder: Path, **more: str) -> list[pydicom.Dataset]:
+def series(volume: Volume, template: Volume, folder: Path, **more: str | bool) -> list[pydicom.Dataset]:
     paths = write_dicom_series(volume, template, folder, description="Denoised", series_number=1001, **more)
     return [pydicom.dcmread(path) for path in paths]
 
@@ -78,6 +78,16 @@ def test_stored_integers_keep_a_thousandth_of_the_range_and_the_factor_is_record
     assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == "[arb'U]"
     factor = round(np.log10(1 / mapping.RealWorldValueSlope))
     assert factor == 0 or f" x{10.0**factor:g} (research" in image.SeriesDescription
+
+
+def test_a_map_in_hounsfield_units_keeps_its_fractions_and_a_scan_its_numbers(tmp_path: Path) -> None:
+    scan = make_scan("axial_ct")
+    faint = map_on(scan, np.random.default_rng(0).uniform(-0.4, 0.4, size=scan.voxels.shape), "HU")
+    image = series(faint, scan, tmp_path / "map", whole_hu=False)[2]
+    back = image.pixel_array.T * image.RealWorldValueMappingSequence[0].RealWorldValueSlope
+    assert np.abs(back - faint.voxels[0, :, :, 2]).max() <= 4e-4
+    assert image.RescaleType == "US"
+    assert not series(faint, scan, tmp_path / "scan")[2].pixel_array.any()
 
 
 def test_a_range_of_a_thousand_integers_keeps_the_scans_own_numbers(tmp_path: Path) -> None:

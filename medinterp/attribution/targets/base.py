@@ -23,8 +23,8 @@ class Target(Protocol):
         """What to call it in tables; free of patient data."""
 
     @property
-    def unit_factor(self) -> str:
-        """How the number follows from voxel values, for legends: "mean", "difference of means"."""
+    def degree(self) -> int | None:
+        """Which power of a the number grows by when the image is scaled by a > 0; None where it is no power."""
 
     @property
     def linear(self) -> bool:

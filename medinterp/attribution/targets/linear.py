@@ -27,7 +27,7 @@ class RegionMean:
     mask: Bool[Tensor, "I J K"]
     name: str
     channel: int = 0
-    unit_factor: str = field(default="mean", init=False)
+    degree: int = field(default=1, init=False)
     linear: bool = field(default=True, init=False)
     _support: Box = field(init=False, repr=False)
 
@@ -78,7 +78,7 @@ class RegionContrast:
     ring: Bool[Tensor, "I J K"]
     name: str
     channel: int = 0
-    unit_factor: str = field(default="difference of means", init=False)
+    degree: int = field(default=1, init=False)
     linear: bool = field(default=True, init=False)
     _inside: RegionMean = field(init=False, repr=False)
     _around: RegionMean = field(init=False, repr=False)
@@ -130,7 +130,7 @@ class WeightedSum:
     weights: Float[Tensor, "I J K"]
     name: str
     channel: int = 0
-    unit_factor: str = field(default="weighted sum", init=False)
+    degree: int = field(default=1, init=False)
     linear: bool = field(default=True, init=False)
     _support: Box = field(init=False, repr=False)
 

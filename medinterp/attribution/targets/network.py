@@ -35,7 +35,7 @@ class ClassLogit:
     shape: tuple[int, int, int]
     name: str
     prepare: Network | None = None
-    unit_factor: str = field(default="logit", init=False)
+    degree: None = field(default=None, init=False)
     linear: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -95,7 +95,7 @@ class ClassRegionScore:
     mask: Bool[Tensor, "I J K"]
     name: str
     prepare: Network | None = None
-    unit_factor: str = field(default="mean logit", init=False)
+    degree: None = field(default=None, init=False)
     linear: bool = field(default=False, init=False)
     _mean: RegionMean = field(init=False, repr=False)
 

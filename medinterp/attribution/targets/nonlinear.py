@@ -32,7 +32,7 @@ class RegionEnergy:
     mask: Bool[Tensor, "I J K"]
     name: str
     channel: int = 0
-    unit_factor: str = field(default="mean square", init=False)
+    degree: int = field(default=2, init=False)
     linear: bool = field(default=False, init=False)
     _mean: RegionMean = field(init=False, repr=False)
 
@@ -77,7 +77,7 @@ class EdgeSharpness:
     slope: WeightedSum
     plateaus: RegionContrast
     name: str
-    unit_factor: str = field(default="slope over contrast", init=False)
+    degree: int = field(default=0, init=False)
     linear: bool = field(default=False, init=False)
 
     def __call__(self, image: Float[Tensor, "B C I J K"]) -> Float[Tensor, " B"]:
@@ -209,11 +209,12 @@ class RegionFunction:
     name: str
     function_unit: str = "1"
     linear: bool = False
-    unit_factor: str = field(default="function", init=False)
+    degree: int | None = field(default=None, init=False)
     _support: Box = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_support", bounding_box(self.mask, self.name))
+        object.__setattr__(self, "degree", 1 if self.linear else None)
 
     def __call__(self, image: Float[Tensor, "B C I J K"]) -> Float[Tensor, " B"]:
         """Return the function of each sample.

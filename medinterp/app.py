@@ -16,6 +16,7 @@ from medinterp.preparation import (
     build_explanations,
     build_pipeline,
     check_output,
+    choose_bundle,
     name_inputs,
     read_inputs,
     sampler_word,
@@ -95,10 +96,12 @@ def run(
     named = name_inputs(inputs)
     place = check_output(output, named, chosen)
     device = check_device(chosen.device)
-    folder = find_bundle(chosen.bundle)
+    if chosen.bundle is not None:
+        find_bundle(chosen.bundle)  # what is misspelled is said before anything is read
     on_step(StepInfo("read", 0, len(named)))
     scans = read_inputs(named, chosen)
     on_step(StepInfo("read", len(named), len(named)))
+    folder = choose_bundle(chosen, scans)
     pipeline = build_pipeline(folder, chosen, device)
     explanations = build_explanations(chosen)
     loaded = time.perf_counter() - begun

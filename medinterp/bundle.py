@@ -18,8 +18,6 @@ from medinterp.volume import Grid, Provenance, Source, Volume
 
 # MONAI is imported where its own tools call: to load it takes longer than to explain a region.
 
-DEFAULT_BUNDLE = "mri_denoise"
-
 
 def load_pipeline(folder: Path) -> Pipeline:
     """Build the Pipeline that a bundle's ``pipeline`` key describes, running nothing that is not allowed.

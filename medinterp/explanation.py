@@ -154,10 +154,15 @@ class Case:
         try:
             return self.explain(halo=None, denoiser=denoiser)
         except MethodNotValid:
-            if isinstance(denoiser, nn.Module):
+            if isinstance(getattr(denoiser, "network", denoiser), nn.Module):
                 raise
             plain = InputXGradient() if kind == "contribution" else Saliency()
             return replace(self, attributor=plain).explain(halo=None, denoiser=denoiser)
+
+    def _in_place(self, denoiser: Denoiser) -> Denoiser:
+        """Return another network inside whatever the denoiser is wrapped in, so that they differ in weights alone."""
+        put = getattr(self.denoiser, "with_network", None)
+        return denoiser if put is None or not isinstance(denoiser, nn.Module) else put(denoiser)
 
     def around(self, halo: int) -> tuple[Box, "Case"]:
         """Return the box of ``halo`` voxels around the region, and the case there; its answer is near, not the same."""
@@ -180,7 +185,7 @@ class Case:
         maps = {name: image[(..., *box.slices)] for name, image in attribution.maps.items()}
         randomisation = check_randomisation(
             replace(attribution, maps=maps),
-            partial(near.explain_or_plain, attribution.kind),
+            lambda denoiser: near.explain_or_plain(attribution.kind, self._in_place(denoiser)),
             network,
             generator=generator,
         )

@@ -62,9 +62,11 @@ class Pipeline:
         return getattr(self.denoiser, "halo", reach)
 
     def told(self, noise: NoiseEstimate) -> "Pipeline":
-        """Return the pipeline for a scan of this noise: a denoiser that asks for the spectrum is told it."""
+        """Return the pipeline for a scan of this noise: a denoiser that asks for a coloured one's spectrum is told."""
         tell = getattr(self.denoiser, "told", None)
-        return self if tell is None or noise.spectrum is None else replace(self, denoiser=tell(noise.spectrum))
+        if tell is None or noise.spectrum is None or noise.model != "coloured":
+            return self
+        return replace(self, denoiser=tell(noise.spectrum))
 
     def tile(self, shape: tuple[int, int, int], max_voxels: int | None) -> tuple[int, int, int] | None:
         """Return the tile in which the denoiser sees a volume of this shape, None for all at once."""
@@ -190,12 +192,14 @@ class Pipeline:
 
     def _input_result(self, scan: Volume, noise: NoiseEstimate, cleaned: Tensor | None, seed: int) -> InputResult:
         level = noise.map.voxels if noise.map is not None else np.full_like(scan.voxels, noise.sigma)
-        sigma = scan.derive(level, Step("noise standard deviation", {"method": noise.method}))
+        spectrum = {} if noise.spectrum is None else {"power_spectrum": noise.spectrum.as_record()}
+        sigma = scan.derive(level, Step("noise standard deviation", {"method": noise.method, **spectrum}))
         if cleaned is None:
             return InputResult(scan, noise, sigma, None, None)
         parameters = {
             "steps": self.steps, "sampler": type(self.sampler).__name__, "seed": seed, "sigma": noise.sigma,
             "noise_model": noise.model, "trained_on": list(self.modalities),
+            **(spectrum if noise.model == "coloured" else {}),
         }  # fmt: skip
         step = Step("denoise", parameters)
         denoised = scan.derive(cleaned[0].cpu().numpy(), step)

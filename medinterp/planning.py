@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medinterp.catalogue import find_bundle
 from medinterp.denoisers.tiled import BYTES_PER_VOXEL, spans
 from medinterp.options import RunOptions
 from medinterp.pipeline import Pipeline
-from medinterp.preparation import Inputs, build_explanations, build_pipeline, name_inputs, read_inputs
+from medinterp.preparation import Inputs, build_explanations, build_pipeline, choose_bundle, name_inputs, read_inputs
 from medinterp.resources import check_device, peak_memory_gb, voxel_budget
 from medinterp.volume import Grid, Provenance, Source, Volume
 
@@ -54,7 +53,7 @@ def plan(inputs: Inputs, options: RunOptions) -> Plan:
     """
     device = check_device(options.device)
     scans = read_inputs(name_inputs(inputs), options)
-    pipeline = build_pipeline(find_bundle(options.bundle), options, device)
+    pipeline = build_pipeline(choose_bundle(options, scans), options, device)
     build_explanations(options)
     budget = voxel_budget(options.max_memory_gb, device)
     shapes = {m: scan.grid.shape for m, scan in scans.items()}

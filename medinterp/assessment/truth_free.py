@@ -135,7 +135,7 @@ def assess(
     """
     if noise.model == "coloured":
         raise MethodNotValid(
-            "Stein's identity as used here takes noise as independent from voxel to voxel, and this scan's is coloured: "
+            "Stein's identity as used here takes noise as independent from voxel to voxel; this scan's is coloured: "
             "the estimated error would be too small; compare with a reference, or look at the removed noise"
         )
     if noise.sigma <= 0:

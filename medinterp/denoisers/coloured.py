@@ -1,6 +1,7 @@
 """Coloured noise with a denoiser for white noise: coarse noise removed on a coarser grid, where it is white again."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from medinterp.denoisers.base import Denoiser
+from medinterp.denoisers.base import Denoiser, evaluate
+from medinterp.denoisers.focus import Triple
 from medinterp.denoisers.network import STRIDE
 from medinterp.denoisers.tiled import Tiled
 from medinterp.errors import ConfigError
@@ -56,14 +58,14 @@ class TwoScale:
     """Remove coloured noise with a denoiser made for white noise.
 
     A denoiser for white noise reads the noise from the finest detail. Noise that is correlated between neighbours has
-    little there and much below, so that it is taken for texture and left. Here means of neighbouring voxels (pairs, along
-    the correlated axes alone) are denoised first, on their own coarser grid, where the same noise is nearly white; what
-    was removed is taken off every voxel; and the result is denoised on the scan's own grid, told the noise that its
-    finer detail holds. Means of regions, and so HU, are kept as well as the denoiser keeps them; the estimate stays
-    piecewise linear through the origin in (image, noise level) where the denoiser is.
+    little there and much below, so that it is taken for texture and left. Here means of neighbouring voxels (pairs,
+    along the correlated axes alone) are denoised first, on their own coarser grid, where the same noise is nearly
+    white; what was removed is taken off every voxel; and the result is denoised on the scan's own grid, told the noise
+    that its finer detail holds. Means of regions, and so HU, are kept as well as the denoiser keeps them; the estimate
+    stays piecewise linear through the origin in (image, noise level) where the denoiser is.
 
     Until it is told a spectrum, and for noise that is correlated along no axis, it is the denoiser itself.
-    Choice and figures: docs/decisions/0002-coloured-noise.md.
+    Choice and figures: docs/decisions/0003-coloured-noise.md.
 
     Args:
         denoiser: for white noise.
@@ -107,6 +109,10 @@ class TwoScale:
         """The denoiser's network, None where it has none."""
         return getattr(self.denoiser, "network", None)
 
+    def with_network(self, network: Denoiser) -> "TwoScale":
+        """Return the same around another network."""
+        return replace(self, denoiser=getattr(self.denoiser, "with_network", lambda n: n)(network))
+
     @property
     def weights_sha256(self) -> str:
         """Hash of the denoiser's weights."""
@@ -121,6 +127,15 @@ class TwoScale:
     def without_graph(self) -> "TwoScale":
         """Return a denoiser with the same estimate to rounding, made in less time and memory, that has no gradient."""
         return replace(self, denoiser=getattr(self.denoiser, "without_graph", lambda: self.denoiser)())
+
+    def within(self, box: tuple[Triple, Triple]) -> Denoiser:
+        """Return a denoiser whose estimate is this one's inside a box of voxels and nothing outside, for less work.
+
+        Args:
+            box: first voxel, and one past the last, along I, J and K.
+        """
+        narrow = getattr(self.denoiser, "within", None)
+        return self if narrow is None or self.halo is None else partial(self._estimate, box=box, narrow=narrow)
 
     def in_tiles(self, tile: tuple[int, int, int], halo: int, *, on_tile: OnStep = ignore) -> "TwoScale":
         """Return the same for volumes too large for the denoiser, which then sees a tile at a time on either scale."""
@@ -140,13 +155,26 @@ class TwoScale:
         """
         if cond is not None:
             raise ConfigError("a denoiser on two scales takes no images to condition on; leave them out")
+        return self._estimate(x, sigma)
+
+    def _estimate(self, x: Tensor, sigma: Tensor, *, box: Any = None, narrow: Any = None) -> Tensor:
+        """Return the estimate: everywhere, or in a box with denoisers that ``narrow`` makes for their part of it."""
         shares = self.split
+        fine = self.denoiser if box is None else narrow(box)
         if max(shares.edges) == 1:
-            return self.denoiser(x, sigma)
+            return evaluate(fine, x, sigma)
         means = _means(x, shares.edges)
         level = sigma if max(sigma.shape[2:]) == 1 else _means(sigma, shares.edges)
-        change = self.denoiser(means, level * shares.coarse) - means
-        return self.denoiser(x + _spread(change, shares.edges, x), sigma * shares.fine)
+        coarse = self.denoiser if box is None else narrow(self._seen(box, means, shares.edges))
+        change = evaluate(coarse, means, level * shares.coarse) - means
+        return evaluate(fine, x + _spread(change, shares.edges, x), sigma * shares.fine)
+
+    def _seen(self, box: tuple[Triple, Triple], means: Tensor, edges: Triple) -> tuple[Triple, Triple]:
+        """Return the means on which the estimate in a box of voxels depends."""
+        reach = self.halo or 0
+        first = [max(at - reach, 0) // edge for at, edge in zip(box[0], edges, strict=True)]
+        last = [min(-(-(at + reach) // edge), n) for at, edge, n in zip(box[1], edges, means.shape[2:], strict=True)]
+        return (first[0], first[1], first[2]), (last[0], last[1], last[2])
 
 
 def _means(x: Tensor, edges: tuple[int, int, int]) -> Tensor:

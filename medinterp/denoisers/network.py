@@ -95,7 +95,7 @@ class BiasFreeUNet(nn.Module):
     """
 
     def __init__(
-        self, widths: Sequence[int] = (64, 96, 128), blocks: Sequence[int] = (1, 2, 1), magnitude: bool = True
+        self, widths: Sequence[int] = (64, 96, 128), blocks: Sequence[int] = (1, 2, 1), *, magnitude: bool = True
     ) -> None:
         super().__init__()
         self.magnitude = magnitude

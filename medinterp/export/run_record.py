@@ -77,12 +77,13 @@ def _input_record(one: InputResult) -> dict[str, Any]:
 
 def _colour_record(noise: NoiseEstimate) -> dict[str, Any]:
     """Return what is known of the colour of a scan's noise; nothing where it could not be measured."""
-    colour = noise.colour
-    if colour is None:
+    if noise.colour is None or noise.spectrum is None:
         return {}
+    colour = noise.colour
     return {
         "coloured": not colour.is_white,
-        "nps_peak_per_mm": round(colour.peak_per_mm, 4),
+        "spectrum_used": noise.model == "coloured",
+        "power_spectrum": noise.spectrum.as_record(),
         "correlation_length_mm": [round(mm, 3) for mm in colour.width_mm],
         "neighbour_correlation": [round(r, 3) for r in colour.neighbours],
         "interpolated": list(colour.interpolated),

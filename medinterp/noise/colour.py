@@ -186,7 +186,7 @@ def _detail_distance(spectrum: NoiseSpectrum) -> tuple[int, float]:
     return max(1, min(3, *middle[:2])), max(gain, 0.1)
 
 
-def _diagonal_detail(voxels: Voxels, across: int, step: int) -> Float32[np.ndarray, "I J K"]:
+def _diagonal_detail(voxels: Voxels, across: int, step: int) -> Float32[np.ndarray, "i j k"]:
     """Return (x00 - x01 - x10 + x11) / 2 over ``step`` voxels along the two in-plane axes."""
     for axis in (a for a in range(3) if a != across):
         size = voxels.shape[axis]

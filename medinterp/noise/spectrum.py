@@ -1,6 +1,7 @@
 """The colour of noise: its power spectrum in unit² mm³ and its autocovariance, two views of one thing."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -128,6 +129,17 @@ class NoiseSpectrum:
             return RadialProfile(*rings, np.zeros(len(rings[1])))
         parts = [NoiseSpectrum(part, self.spacing_mm)._rings(bins)[1] for part in self.parts]
         return RadialProfile(*rings, _error(np.stack(parts)))
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the in-plane spectrum with its 95 % interval, as run records and sidecars hold it."""
+        radial = self.radial()
+        return {
+            "frequency_per_mm": [round(float(f), 4) for f in radial.frequency_per_mm],
+            "power_unit2_mm2": [float(f"{p:.4g}") for p in radial.power],
+            "error_95": [float(f"{e:.3g}") for e in radial.error],
+            "peak_per_mm": round(radial.peak_per_mm, 4),
+            "windows": self.windows,
+        }
 
     def _rings(self, bins: int) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
         """Return mean frequency and mean power of every ring of the plane."""

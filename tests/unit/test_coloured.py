@@ -6,6 +6,7 @@ import torch
 
 from medinterp.denoisers.coloured import TwoScale, split
 from medinterp.denoisers.network import BiasFreeUNet, receptive_radius
+from medinterp.denoisers.symmetric import Symmetric
 from medinterp.denoisers.tiled import Tiled
 from medinterp.errors import ConfigError
 from medinterp.noise.spectrum import spectrum_of, white_spectrum
@@ -28,10 +29,10 @@ def spectrum(edges=(2, 2, 1)):
 
 
 class Network:
-    """A small network as a denoiser with a radius, as a pretrained one is."""
+    """A small network as a denoiser with a radius that can be narrowed to a box, as a pretrained one is."""
 
     def __init__(self, network):
-        self.network, self.radius = network, receptive_radius(network)
+        self.network, self.radius, self.within = network, receptive_radius(network), network.within
 
     def __call__(self, x, sigma, *, cond=None):
         return self.network(x, sigma)
@@ -110,6 +111,39 @@ def test_in_tiles_the_estimate_is_the_same():
     assert torch.allclose(tiled(x, sigma), told(x, sigma), atol=1e-12)
     level = sigma * (1 + torch.rand(x.shape, generator=torch.Generator().manual_seed(1)).double())
     assert torch.allclose(tiled(x, level), told(x, level), atol=1e-12)
+
+
+@pytest.mark.parametrize("box", [((16, 8, 0), (32, 24, 16)), ((90, 35, 3), (96, 41, 17)), ((41, 13, 5), (42, 14, 6))])
+def test_within_a_box_the_estimate_and_its_gradient_are_the_same_on_either_scale(box):
+    told = TwoScale(Symmetric(small())).told(spectrum())
+    x, sigma = example((96, 41, 17))
+    inside = (..., *(slice(a, b) for a, b in zip(*box, strict=True)))
+    x.requires_grad_()
+    found = []
+    for denoiser in (told, told.within(box)):
+        estimate = denoiser(x, sigma)[inside]
+        found.append((estimate.detach(), *torch.autograd.grad(estimate.square().sum(), x)))
+    for whole, narrowed in zip(*found, strict=True):
+        assert torch.allclose(whole, narrowed, atol=1e-12)
+
+
+def test_a_mirrored_denoiser_moves_the_mean_of_a_noise_and_of_its_mirror_image_by_opposite_amounts():
+    """So that it moves no mean of noise without a sign; a network alone, the control, does."""
+    network = random_network().double()
+    network.magnitude = False
+    x, sigma = example((48, 48, 16))
+    alone, mirrored = (
+        float((d(40 + x, sigma) + d(40 - x, sigma)).mean() / 2 - 40) for d in (network, Symmetric(network))
+    )
+    assert abs(alone) > 0.01
+    assert abs(mirrored) < 1e-12
+    assert euler_account(Symmetric(network), x, sigma).residual < 1e-12
+
+
+def test_another_network_takes_the_place_of_the_one_inside_every_wrapper():
+    first, other, (x, sigma) = small(), random_network(seed=5).double(), example((16, 16, 16))
+    replaced = TwoScale(Symmetric(first)).told(spectrum()).with_network(other)
+    assert torch.equal(replaced(x, sigma), TwoScale(Symmetric(other)).told(spectrum())(x, sigma))
 
 
 def test_odd_sizes_keep_their_shape_and_gradients_flow():

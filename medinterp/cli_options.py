@@ -125,9 +125,10 @@ class Reading:
 class Computing:
     """How it is computed."""
 
-    bundle: Annotated[str, typer.Option(help="Bundle name or folder ('medinterp info' lists them).")] = (
-        RunOptions.bundle
-    )
+    bundle: Annotated[
+        str | None,
+        typer.Option(help="Bundle name or folder ('medinterp info' lists them). [default: by modality]"),
+    ] = RunOptions.bundle
     seed: Annotated[int, typer.Option(help="Seed of every random number.")] = RunOptions.seed
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or mps; absent is an error.")] = RunOptions.device
     max_memory_gb: Annotated[

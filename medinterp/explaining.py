@@ -53,7 +53,7 @@ class Explaining:
     """What explanations are made from: the images and noise levels of a run, and how its results came of them.
 
     Args:
-        path: how each image is made.
+        paths: how each input's image is made.
         results: by input.
         fusion: the fused image, None for one input.
         joining: how the images are fused.
@@ -63,7 +63,7 @@ class Explaining:
         limit: bytes that a gradient may take; None for no limit.
     """
 
-    path: ImagePath
+    paths: Mapping[str, ImagePath]
     results: Mapping[str, InputResult]
     fusion: FusionResult | None
     joining: Joining
@@ -83,7 +83,7 @@ class Explaining:
         for _, together in groupby(explanations, key=lambda e: (id(e.locate), id(e.measure), e.halo)):
             alike = list(together)
             question = self._question(alike[0])
-            exact = alike[0].halo is None and not self.path.random
+            exact = alike[0].halo is None and not self._random
             gradients: dict[str, Attribution] | None = {} if exact else None
             for explanation in alike:
                 on_step(StepInfo("explain", len(done), len(explanations), explanation.method.name))
@@ -96,6 +96,10 @@ class Explaining:
         question = self._question(explanation)
         return self._case(explanation, question, next(iter(question.targets)))
 
+    @property
+    def _random(self) -> bool:
+        return any(path.random for path in self.paths.values())
+
     def _question(self, explanation: Explanation) -> _Question:
         first, reference = next(iter(self.results.items()))
         region = explanation.locate(reference.scan, reference.removed)
@@ -107,7 +111,7 @@ class Explaining:
         return _Question(region, target, weighted, regions)
 
     def _case(self, explanation: Explanation, question: _Question, name: str) -> tuple[Case, int | None]:
-        path = self.path
+        path = self.paths[name]
         method = explanation.attributor(self.results[name].scan, question.regions[name], self.seed)
         case = Case(
             method, explanation.measure, name, self.images[name], self.sigmas[name], question.targets[name],
@@ -134,7 +138,7 @@ class Explaining:
             certificates[name] = case.certify(attributions[name])
             if explanation.checks is not None:
                 certificates[name], found = certify_fully(
-                    case, attributions[name], certificates[name], explanation.checks, exact=not self.path.random,
+                    case, attributions[name], certificates[name], explanation.checks, exact=not self._random,
                     on_check=lambda name: on_step(StepInfo("certify", CHECKS.index(name), len(CHECKS), name)),
                 )  # fmt: skip
                 repeats |= {} if found is None else {name: found}

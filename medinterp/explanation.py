@@ -27,7 +27,8 @@ from medinterp.attribution.measures import Mean, Measure
 from medinterp.attribution.result import Forward, Kind
 from medinterp.denoisers.base import Denoiser
 from medinterp.denoisers.footprint import gradient_bytes
-from medinterp.denoisers.network import BiasFreeUNet
+from medinterp.denoisers.network import STRIDE, BiasFreeUNet
+from medinterp.denoisers.weights import PretrainedDenoiser
 from medinterp.errors import DeviceError, MethodNotValid
 from medinterp.volume import Region, Volume
 
@@ -129,21 +130,27 @@ class Case:
 
     def crop(self, halo: int | None) -> Box:
         """Return the part of the scan that an explanation with this halo computes on; None for all that matters."""
-        shape, stride = self._shape(), CropOptions().stride
-        exact = exact_box(self.attributor, self.target, shape, self.measure.radius(self.radius), stride)
-        return exact if halo is None else crop_box(self.target.support(), halo, stride, shape).clipped(exact)
+        shape = self._shape()
+        exact = exact_box(self.attributor, self.target, shape, self.measure.radius(self.radius), self.stride)
+        return exact if halo is None else crop_box(self.target.support(), halo, self.stride, shape).clipped(exact)
+
+    @property
+    def network(self) -> BiasFreeUNet | None:
+        """Our network, where one evaluation of it is all that makes the image; else None."""
+        network = self.denoiser.network if isinstance(self.denoiser, PretrainedDenoiser) else None
+        return network if self.single and isinstance(network, BiasFreeUNet) else None
 
     def gradient_bytes(self, halo: int | None) -> int | None:
         """Return the memory that the method's gradient takes on that crop; None where it is not known or none is taken.
 
-        Known for our own network, one evaluation.
+        Known for one evaluation of our own network.
         """
-        declared, network = capabilities(self.attributor), getattr(self.denoiser, "network", None)
-        if declared is None or not declared.cost.backward or not isinstance(network, BiasFreeUNet) or not self.single:
+        declared = capabilities(self.attributor)
+        if self.network is None or declared is None or not declared.cost.backward:
             return None
         crop, seen = self.crop(halo), self.target.support()
         box = seen.relative_to(crop)
-        return int(declared.cost.memory * gradient_bytes(network, crop.shape, (box.start, box.stop)))
+        return int(declared.cost.memory * gradient_bytes(self.network, crop.shape, (box.start, box.stop)))
 
     def require_memory(self, halo: int | None, limit: int | None) -> None:
         """Refuse what would take more memory than there is, before the work.
@@ -179,7 +186,13 @@ class Case:
             self.target,
             radius=self.measure.radius(self.radius),
             halo=halo,
+            options=CropOptions(stride=self.stride),
         )
+
+    @property
+    def stride(self) -> int:
+        """Crops start on a multiple of this many voxels."""
+        return int(getattr(self.denoiser, "stride", STRIDE))
 
     def explain_or_plain(self, kind: Kind, denoiser: Denoiser) -> Attribution:
         """Explain with another denoiser; by the plain gradient where the method has nothing to hold on to.
@@ -190,14 +203,19 @@ class Case:
         try:
             return self.explain(halo=None, denoiser=denoiser)
         except MethodNotValid:
-            if isinstance(denoiser, nn.Module):
+            if isinstance(getattr(denoiser, "network", denoiser), nn.Module):
                 raise
             plain = InputXGradient() if kind == "contribution" else Saliency()
             return replace(self, attributor=plain).explain(halo=None, denoiser=denoiser)
 
+    def _in_place(self, denoiser: Denoiser) -> Denoiser:
+        """Return another network inside whatever the denoiser is wrapped in, so that they differ in weights alone."""
+        put = getattr(self.denoiser, "with_network", None)
+        return denoiser if put is None or not isinstance(denoiser, nn.Module) else put(denoiser)
+
     def around(self, halo: int) -> tuple[Box, "Case"]:
         """Return the box of ``halo`` voxels around the region, and the case there; its answer is near, not the same."""
-        box = crop_box(self.target.support(), halo, CropOptions().stride, self._shape())
+        box = crop_box(self.target.support(), halo, self.stride, self._shape())
         cut = (..., *box.slices)
         sigma = self.sigma if max(self.sigma.shape[2:]) == 1 else self.sigma[cut]
         attributor, target = crop_method(self.attributor, box), self.target.crop(box)
@@ -215,7 +233,7 @@ class Case:
         maps = {name: image[(..., *box.slices)] for name, image in attribution.maps.items()}
         randomisation = check_randomisation(
             replace(attribution, maps=maps),
-            partial(near.explain_or_plain, attribution.kind),
+            lambda denoiser: near.explain_or_plain(attribution.kind, self._in_place(denoiser)),
             network,
             generator=generator,
         )

@@ -19,7 +19,7 @@ class RunOptions:
     """What a user can choose.
 
     Args:
-        bundle: name or folder.
+        bundle: name or folder; by default the one for the scan's modality: ct_denoise for CT, else mri_denoise.
         targets: "sphere:X,Y,Z,R", "voxel:X,Y,Z" (RAS mm), a mask file, or "auto" (where the model took most away).
         methods: attribution methods, each applied to every target; with options: "occlusion:window_mm=8".
         measure: "mean", "contrast", or another by name, with options: "contrast:gap_mm=1,width_mm=3".
@@ -54,7 +54,7 @@ class RunOptions:
         ConfigError: a value is out of range, or none of the known words.
     """
 
-    bundle: str = "mri_denoise"
+    bundle: str | None = None
     targets: tuple[str, ...] = ("auto",)
     methods: tuple[str, ...] = ("input_x_gradient",)
     measure: str = "mean"

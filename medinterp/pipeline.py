@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -61,9 +62,22 @@ class Pipeline:
             return None
         return int(reach) * self.sampler.evaluations(self.steps)
 
+    @property
+    def halo(self) -> int | None:
+        """Voxels of surroundings that a tile needs; None for a denoiser that sees the whole volume."""
+        reach = getattr(self.denoiser, "radius", None)
+        return getattr(self.denoiser, "halo", reach)
+
+    def told(self, noise: NoiseEstimate) -> "Pipeline":
+        """Return the pipeline for a scan of this noise: a denoiser that asks for a coloured one's spectrum is told."""
+        tell = getattr(self.denoiser, "told", None)
+        if tell is None or noise.spectrum is None or noise.model != "coloured":
+            return self
+        return replace(self, denoiser=tell(noise.spectrum))
+
     def tile(self, shape: tuple[int, int, int], max_voxels: int | None) -> tuple[int, int, int] | None:
         """Return the tile in which the denoiser sees a volume of this shape, None for all at once."""
-        return choose_tile(shape, max_voxels, getattr(self.denoiser, "radius", None))
+        return choose_tile(shape, max_voxels, self.halo)
 
     def denoise(
         self,
@@ -89,7 +103,8 @@ class Pipeline:
         if not graph and not self.sampler.stochastic:  # stochastic samplers take Jacobian products
             denoiser = getattr(denoiser, "without_graph", lambda: self.denoiser)()
         if tile is not None:
-            denoiser = Tiled(denoiser, tile, halo=getattr(self.denoiser, "radius", 0), on_tile=on_step)
+            tiled = getattr(denoiser, "in_tiles", partial(Tiled, denoiser))
+            denoiser = tiled(tile, self.halo or 0, on_tile=on_step)
         generator = torch.Generator(device=image.device).manual_seed(seed)
         fractions = self.schedule(self.steps, start=1.0)
         return self.sampler(denoiser, image, sigma, fractions, generator=generator, on_step=on_step)
@@ -97,7 +112,10 @@ class Pipeline:
     def forward(
         self, inputs: Mapping[str, Tensor], sigmas: Mapping[str, Tensor], grids: Mapping[str, Grid], *, seed: int
     ) -> Tensor:
-        """Return the final image: the denoised one, or for several inputs the fused one on the first input's grid."""
+        """Return the final image: the denoised one, or for several inputs the fused one on the first input's grid.
+
+        All inputs' noise has the one colour that the pipeline was ``told``, if any.
+        """
         denoised = {m: self.denoise(image, sigmas[m], seed=seed) for m, image in inputs.items()}
         if len(denoised) == 1:
             return next(iter(denoised.values()))
@@ -155,7 +173,7 @@ class Pipeline:
         fusing = plan_fusing(self.fuser, inputs, found, seed)
         with torch.no_grad():  # the one place: whole volumes are made without a graph, explanations make their own
             cleaned = {
-                m: self.denoise(image, sigmas[m], seed=seed, tile=tiles[m], graph=False, on_step=on_step)
+                m: self.told(noise[m]).denoise(image, sigmas[m], seed=seed, tile=tiles[m], graph=False, on_step=on_step)
                 for m, image in (images.items() if whole else ())
             }
             clock.lap("denoise")
@@ -163,7 +181,7 @@ class Pipeline:
             fusion = fusing.result(cleaned, sigmas, ledger=self.ledger) if len(inputs) > 1 else None
             clock.lap("fuse")
         explaining = Explaining(
-            self._path(seed), results, fusion, fusing.joining, images, sigmas, seed,
+            {m: self.told(noise[m])._path(seed) for m in inputs}, results, fusion, fusing.joining, images, sigmas, seed,
             limit=max_voxels and max_voxels * BYTES_PER_VOXEL,
         )  # fmt: skip
         explained = explaining(explanations, on_step)
@@ -189,17 +207,20 @@ class Pipeline:
         removed = scan.derive(np.zeros_like(scan.voxels), Step("removed noise")) if whole else None
         results = {name: InputResult(scan, noise, scan, None, removed)}
         joining = Joining(self.fuser, {name: scan.grid})
-        explaining = Explaining(self._path(seed), results, None, joining, {name: image}, {name: sigma}, seed)
+        path = {name: self._path(seed)}
+        explaining = Explaining(path, results, None, joining, {name: image}, {name: sigma}, seed)
         return explaining.case(explanation)
 
     def _input_result(self, scan: Volume, noise: NoiseEstimate, cleaned: Tensor | None, seed: int) -> InputResult:
         level = noise.map.voxels if noise.map is not None else np.full_like(scan.voxels, noise.sigma)
-        sigma = scan.derive(level, Step("noise standard deviation", {"method": noise.method}))
+        spectrum = {} if noise.spectrum is None else {"power_spectrum": noise.spectrum.as_record()}
+        sigma = scan.derive(level, Step("noise standard deviation", {"method": noise.method, **spectrum}))
         if cleaned is None:
             return InputResult(scan, noise, sigma, None, None)
         parameters = {
             "steps": self.steps, "sampler": type(self.sampler).__name__, "seed": seed, "sigma": noise.sigma,
             "noise_model": noise.model, "trained_on": list(self.modalities),
+            **(spectrum if noise.model == "coloured" else {}),
         }  # fmt: skip
         step = Step("denoise", parameters)
         denoised = scan.derive(cleaned[0].cpu().numpy(), step)

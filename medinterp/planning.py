@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from medinterp.attribution.capabilities import Cost, capabilities
-from medinterp.catalogue import find_bundle
 from medinterp.denoisers.footprint import gradient_numbers
 from medinterp.denoisers.network import BiasFreeUNet
 from medinterp.denoisers.tiled import BYTES_PER_VOXEL, spans
@@ -21,6 +20,7 @@ from medinterp.preparation import (
     build_explanations,
     build_pipeline,
     check_explanations,
+    choose_bundle,
     name_inputs,
     read_inputs,
 )
@@ -109,7 +109,7 @@ def plan(inputs: Inputs, options: RunOptions) -> Plan:
     """
     device = check_device(options.device)
     scans = read_inputs(name_inputs(inputs), options)
-    pipeline = build_pipeline(find_bundle(options.bundle), options, device)
+    pipeline = build_pipeline(choose_bundle(options, scans), options, device)
     explanations = build_explanations(options)
     budget = voxel_budget(options.max_memory_gb, device)
     shapes = {m: scan.grid.shape for m, scan in scans.items()}
@@ -150,7 +150,7 @@ def _explaining(
                 cost.forward if cost.usual is None else cost.usual,
                 cost.backward if cost.usual is None else cost.usual,
                 None if needed is None else needed / 1e9,
-                rates.seconds(case, halo, cost, again=again) if case.single else None,
+                rates.seconds(case, halo, cost, again=again),
             )
         )
     return found
@@ -160,7 +160,6 @@ def _explaining(
 class _Rates:
     """Seconds of an evaluation and of a gradient for each number that a gradient's graph would keep."""
 
-    network: BiasFreeUNet | None
     forward: float
     backward: float
 
@@ -169,7 +168,7 @@ class _Rates:
         """Time our network on a small noisy block, after a call that loads what the first one loads."""
         network = getattr(pipeline.denoiser, "network", None)
         if not isinstance(network, BiasFreeUNet):
-            return cls(None, 0.0, 0.0)
+            return cls(0.0, 0.0)
         shape = (PROBE_VOXELS,) * 3
         image = torch.randn(1, 1, *shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
         sigma = torch.ones(1, 1, 1, 1, 1)
@@ -179,16 +178,16 @@ class _Rates:
         estimate = network(image, sigma)
         middle = time.perf_counter()
         torch.autograd.grad(estimate.sum(), image)
-        return cls(network, (middle - begun) / numbers, (time.perf_counter() - middle) / numbers)
+        return cls((middle - begun) / numbers, (time.perf_counter() - middle) / numbers)
 
     def seconds(self, case: Case, halo: int | None, cost: Cost, *, again: bool) -> float | None:
         """Return what an explanation and its certificate take; ``again``: its gradient was made for another method."""
-        if self.network is None:
+        if case.network is None:
             return None
         forward, backward = (n if cost.usual is None else cost.usual for n in (cost.forward, cost.backward))
         each = forward * self.forward + backward * self.backward
-        numbers = 0 if again else _numbers(self.network, case, halo)
-        return each * (numbers + CERTIFICATE * _numbers(self.network, case, PROOF_HALO))
+        numbers = 0 if again else _numbers(case.network, case, halo)
+        return each * (numbers + CERTIFICATE * _numbers(case.network, case, PROOF_HALO))
 
 
 def _numbers(network: BiasFreeUNet, case: Case, halo: int | None) -> int:
@@ -201,7 +200,7 @@ def _crops(shape: _Shape, tile: _Shape | None, pipeline: Pipeline) -> list[list[
     """Return the extents of the crops along each axis; halos are computed twice and count twice."""
     if tile is None:
         return [[length] for length in shape]
-    halo = getattr(pipeline.denoiser, "radius", 0)
+    halo = pipeline.halo or 0
     cuts = (spans(length, core, halo) for length, core in zip(shape, tile, strict=True))
     return [[cut.stop - cut.start for cut in axis] for axis in cuts]
 

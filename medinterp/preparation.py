@@ -11,6 +11,7 @@ from medinterp import io
 from medinterp.assessment.full import CheckOptions
 from medinterp.attribution.by_name import NamedMethod, parse_fuser, parse_measure
 from medinterp.bundle import load_pipeline
+from medinterp.catalogue import bundle_for, find_bundle
 from medinterp.errors import ConfigError, GridMismatch, InputError, OutputError, UnsupportedSeries
 from medinterp.explanation import Explanation
 from medinterp.export.names import input_name
@@ -64,7 +65,8 @@ def check_output(output: str | Path, inputs: Mapping[str, Path], options: RunOpt
     for name, path in inputs.items():
         if place.is_relative_to(_real(path)):
             raise OutputError(f"the output folder is, or lies inside, the input '{name}'; choose a folder outside it")
-    for path in (*inputs.values(), *map(Path, (*options.targets, options.supervoxels, options.bundle))):
+    named = (*options.targets, options.supervoxels, *([] if options.bundle is None else [options.bundle]))
+    for path in (*inputs.values(), *map(Path, named)):
         if os.path.exists(path) and _real(path).is_relative_to(place):
             raise OutputError("the output folder holds an input of this run; choose another folder")
     return place
@@ -124,6 +126,13 @@ def _require_perpendicular(name: str, scan: Volume) -> None:
             "show the results out of place; convert the series with dcm2niix, which corrects a tilt, or resample it "
             "onto an orthogonal grid first"
         )
+
+
+def choose_bundle(options: RunOptions, scans: Mapping[str, Volume]) -> Path:
+    """Return the folder of the bundle that was asked for, else of the one for what the scans are."""
+    if options.bundle is not None:
+        return find_bundle(options.bundle)
+    return bundle_for({scan.modality for scan in scans.values()})
 
 
 def build_pipeline(folder: Path, options: RunOptions, device: torch.device) -> Pipeline:

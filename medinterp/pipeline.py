@@ -121,6 +121,26 @@ class Pipeline:
             return next(iter(denoised.values()))
         return Joining(self.fuser, grids)(denoised, sigmas).image
 
+    def check(self, scans: int, explanations: Sequence[Explanation], *, whole: bool = True) -> None:
+        """Refuse explanations that do not fit a number of scans, before any of them is read through.
+
+        Raises:
+            ConfigError: several scans are to be explained without being denoised, or by a measure that is not linear;
+                or a random sampler is to be explained on a crop.
+        """
+        if not whole and scans != 1:
+            raise ConfigError(f"explaining alone takes one scan, not {scans}; run the whole path to fuse them")
+        if self.sampler.stochastic and any(e.halo is not None for e in explanations):
+            raise ConfigError(
+                "a halo with a random sampler: a crop would draw other noise than the image; leave it out"
+            )
+        bent = [e.measure.name for e in explanations if not e.measure.linear]
+        if bent and scans > 1:
+            raise ConfigError(
+                f"the measure '{bent[0]}' of a fused image does not divide exactly over its inputs; measure mean or "
+                "contrast, or explain one scan"
+            )
+
     def run(
         self,
         inputs: Mapping[str, Volume],
@@ -146,20 +166,9 @@ class Pipeline:
             on_step: progress callback.
 
         Raises:
-            ConfigError: several inputs are to be explained without being denoised, or by a measure that is not linear.
+            ConfigError: the explanations do not fit the inputs (see ``check``).
         """
-        if not whole and len(inputs) != 1:
-            raise ConfigError(f"explaining alone takes one scan, not {len(inputs)}; run the whole path to fuse them")
-        if self.sampler.stochastic and any(e.halo is not None for e in explanations):
-            raise ConfigError(
-                "a halo with a random sampler: a crop would draw other noise than the image; leave it out"
-            )
-        bent = [e.measure.name for e in explanations if not e.measure.linear]
-        if bent and len(inputs) > 1:
-            raise ConfigError(
-                f"the measure '{bent[0]}' of a fused image does not divide exactly over its inputs; measure mean or "
-                "contrast, or explain one scan"
-            )
+        self.check(len(inputs), explanations, whole=whole)
         clock = _Clock()
         found = self.registrar(inputs, seed=seed, on_step=on_step) if self.registrar and len(inputs) > 1 else {}
         clock.lap("register")

@@ -224,9 +224,10 @@ def check_explanations(
     A region that is found on the denoised scan, and the memory for a fused image's parts, are left to the run.
 
     Raises:
-        MedinterpError: a region is not on the scan, a method does not apply, or a gradient takes more than ``limit``
-            bytes.
+        MedinterpError: the explanations do not fit the scans, a region is not on the scan, a method does not apply,
+            or a gradient takes more than ``limit`` bytes.
     """
+    pipeline.check(len(scans), explanations, whole=options.whole)
     name, scan = next(iter(scans.items()))
     for explanation in explanations:
         if getattr(explanation.locate, "needs_removed", False):

@@ -69,7 +69,7 @@ def filter_statistics(weights: Tensor, spacing_mm: tuple[float, float, float]) -
     gain, total = sum_of(weights), sum_of(weights.abs())
     size = weights.abs().sum(dim=(0, 1), dtype=torch.float64) / max(total, torch.finfo(torch.float64).tiny)
     centre, statistics = [], {"gain": gain, "noise_gain": sum_of(weights**2) ** 0.5}
-    statistics["negative_share"] = (total - gain) / (2 * total) if total else 0.0
+    statistics["negative_share"] = sum_of(weights.clamp(max=0).abs()) / total if total else 0.0
     for axis, (label, spacing) in enumerate(zip("ijk", spacing_mm, strict=True)):
         profile = size.sum(dim=[other for other in range(3) if other != axis])
         position = torch.arange(len(profile), dtype=torch.float64, device=size.device) * spacing

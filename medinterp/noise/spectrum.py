@@ -43,6 +43,15 @@ class NoiseSpectrum:
         kernel.setflags(write=False)
         object.__setattr__(self, "autocovariance", kernel)
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether the other spectrum is the same to the bit; arrays have no truth value of their own."""
+        if not isinstance(other, NoiseSpectrum):
+            return NotImplemented
+        mine, theirs = (self.spacing_mm, self.windows), (other.spacing_mm, other.windows)
+        kernels = zip((self.autocovariance, *self.parts), (other.autocovariance, *other.parts), strict=False)
+        same_number = len(self.parts) == len(other.parts)
+        return mine == theirs and same_number and all(np.array_equal(one, two) for one, two in kernels)
+
     @staticmethod
     def _middle(kernel: Kernel) -> tuple[int, int, int]:
         i, j, k = (size // 2 for size in kernel.shape)

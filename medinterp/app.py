@@ -48,7 +48,7 @@ class Study:
                 f"{name}: noise {noise.sigma:.4g} {one.scan.unit} ({noise.model}, 95 % interval {noise.low:.4g} to "
                 f"{noise.high:.4g})"
             )
-            if noise.colour is not None and not noise.colour.is_white:
+            if noise.colour is not None and noise.colour.is_coloured:
                 lines.append(f"{name}: {noise.colour.describe(told=noise.model == 'coloured')}")
             if one.scan.modality not in self.facts.trained_on:
                 lines.append(f"{name}: this prior was not trained on {one.scan.modality}; treat the result as a trial")

@@ -124,7 +124,7 @@ def _colour_record(noise: NoiseEstimate) -> dict[str, Any]:
         return {}
     colour = noise.colour
     return {
-        "coloured": not colour.is_white,
+        "coloured": colour.is_coloured,
         "spectrum_used": noise.model == "coloured",
         "power_spectrum": noise.spectrum.as_record(),
         "correlation_length_mm": [round(mm, 3) for mm in colour.width_mm],

@@ -59,7 +59,7 @@ def _input_section(name: str, one: InputResult, facts: RunFacts) -> InputSection
             f"This prior was trained on {', '.join(facts.trained_on)}, not on {one.scan.modality}: treat the result "
             "as a trial."
         )
-    if one.noise.colour is not None and not one.noise.colour.is_white:
+    if one.noise.colour is not None and one.noise.colour.is_coloured:
         notes.append(one.noise.colour.describe(told=one.noise.model == "coloured"))
     noise = one.noise
     silent = 0.0 if noise.map is None else float((noise.map.voxels == 0).mean())

@@ -48,6 +48,17 @@ def test_smoothed_noise_is_called_coloured_with_its_width_in_mm():
     assert "leaves texture" not in colour.describe(told=True)
 
 
+def test_white_noise_on_fine_anatomy_is_not_called_coloured():
+    texture = ndimage.gaussian_filter(white(seed=1), 1.0, mode="wrap")
+    seen = 40 + texture * (10.0 / texture.std())
+    colour = estimate_colour(scan(seen + white()), estimate_spectrum(scan(seen + white())))
+    assert colour.strongest > 0.1  # it does look correlated
+    assert colour.may_be_anatomy
+    assert not colour.is_coloured
+    assert "fine anatomy" in colour.describe()
+    assert colour_of(spectrum_of(soft(), SPACING)).is_coloured  # the control: noise without its finest detail
+
+
 def test_a_scan_interpolated_to_smaller_voxels_is_recognised_and_its_axis_named():
     small = 100 + white(4.0, (64, 64, 32))
     finer = ndimage.zoom(small, (1.6, 1, 1), order=1, grid_mode=True, mode="nearest")

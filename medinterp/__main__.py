@@ -1,6 +1,6 @@
 """The program ``medinterp``, also as ``python -m medinterp``: ready to be stopped before it loads anything heavy."""
 
-from medinterp.cli_process import keep_freed_memory, leave_when_stopped
+from medinterp.cli_process import keep_freed_memory, leave_quickly, leave_when_stopped
 
 
 def main() -> None:
@@ -9,7 +9,8 @@ def main() -> None:
     from medinterp.cli import app
 
     keep_freed_memory()
-    app(prog_name="medinterp")
+    with leave_quickly():
+        app(prog_name="medinterp")
 
 
 if __name__ == "__main__":

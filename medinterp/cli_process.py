@@ -43,6 +43,24 @@ def _tidy_up_when_stopped() -> None:
             signal.signal(number, _interrupt)
 
 
+@contextmanager
+def leave_quickly() -> Iterator[None]:
+    """End the process with the exit code of what runs inside, without taking the interpreter apart.
+
+    To free a million objects and two gigabytes one by one before the system takes them back anyway costs most of a
+    second. What must be tidied up has been, on the way out of the block.
+    """
+    try:
+        yield
+    except SystemExit as leaving:
+        if not isinstance(leaving.code, int | None):
+            raise  # a message that the interpreter prints
+        with suppress(OSError):  # nobody reads any more, as after "| head"
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(leaving.code or 0)
+
+
 def keep_freed_memory() -> None:
     """Have the C library keep large freed blocks for the next tensor instead of handing each back to the system.
 

@@ -1,7 +1,7 @@
 """The explanations of one run: every measurement located once, its gradient shared by the methods that read it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 
 import torch
@@ -9,10 +9,10 @@ from torch import Tensor
 
 from medinterp.assessment.certificate import Certificate
 from medinterp.assessment.full import CHECKS
-from medinterp.attribution import Attribution, Saliency, Target, WeightedSum
+from medinterp.attribution import Attribution, Target, WeightedSum
 from medinterp.certification import RepeatMaps, certify_fully
 from medinterp.denoisers.base import Denoiser
-from medinterp.explanation import Case, Explanation
+from medinterp.explanation import Case, Explanation, Kept
 from medinterp.fusion.joining import Joining
 from medinterp.progress import OnStep, StepInfo, ignore
 from medinterp.results import ExplanationResult, FusionResult, InputResult
@@ -83,11 +83,10 @@ class Explaining:
         for _, together in groupby(explanations, key=lambda e: (id(e.locate), id(e.measure), e.halo)):
             alike = list(together)
             question = self._question(alike[0])
-            exact = alike[0].halo is None and not self._random
-            gradients: dict[str, Attribution] | None = {} if exact else None
+            kept = {name: Kept() for name in question.targets}
             for explanation in alike:
                 on_step(StepInfo("explain", len(done), len(explanations), explanation.method.name))
-                done.append(self._explain(explanation, question, gradients, on_step))
+                done.append(self._explain(explanation, question, kept, on_step))
         on_step(StepInfo("explain", len(done), len(explanations)))
         return done
 
@@ -124,7 +123,7 @@ class Explaining:
         self,
         explanation: Explanation,
         question: _Question,
-        gradients: dict[str, Attribution] | None,
+        kept: Mapping[str, Kept],
         on_step: OnStep,
     ) -> ExplanationResult:
         """Explain one measurement, input by input; for linear measurements of a fused image this is exact."""
@@ -134,8 +133,8 @@ class Explaining:
         for name in question.targets:
             case, halo = self._case(explanation, question, name)
             case.require_memory(halo, self.limit)
-            attributions[name] = _read_off(case, gradients) or case.explain(halo=halo)
-            certificates[name] = case.certify(attributions[name])
+            attributions[name] = case.explain(halo=halo, gradients=kept[name].gradients)
+            certificates[name] = case.certify(attributions[name], kept[name])
             if explanation.checks is not None:
                 certificates[name], found = certify_fully(
                     case, attributions[name], certificates[name], explanation.checks, exact=not self._random,
@@ -211,16 +210,6 @@ class _Numbers:
     unit: str
     offset_share: float
     credits: Mapping[str, float]
-
-
-def _read_off(case: Case, gradients: dict[str, Attribution] | None) -> Attribution | None:
-    """Return what a method reads off the gradient, made once for all of them; None for other methods, or none kept."""
-    read: Callable[..., Attribution] | None = getattr(case.attributor, "of_gradient", None)
-    if gradients is None or read is None:
-        return None
-    if case.name not in gradients:
-        gradients[case.name] = replace(case, attributor=Saliency()).explain(halo=None)
-    return read(gradients[case.name], {case.name: case.image}, case.target, case.forward(case.denoiser))
 
 
 def _measure(target: Target, volume: Volume) -> float:

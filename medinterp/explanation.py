@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from medinterp.assessment.certificate import Certificate, certify, homogeneity_residual
 from medinterp.assessment.full import CheckOptions
-from medinterp.assessment.randomisation import check_randomisation
+from medinterp.assessment.randomisation import compare_with_random, randomised
 from medinterp.attribution import (
     Attribution,
     Attributor,
@@ -22,7 +22,7 @@ from medinterp.attribution import (
     explain_region,
 )
 from medinterp.attribution.capabilities import capabilities
-from medinterp.attribution.crop import crop_box, crop_method, exact_box
+from medinterp.attribution.crop import Gradients, crop_box, crop_method, exact_box
 from medinterp.attribution.measures import Mean, Measure
 from medinterp.attribution.result import Forward, Kind
 from medinterp.denoisers.base import Denoiser
@@ -176,8 +176,15 @@ class Case:
         *,
         halo: int | None,
         denoiser: Denoiser | None = None,
+        gradients: Gradients | None = None,
     ) -> Attribution:
-        """Explain the measurement, on the crop that matters; another denoiser may stand in for a check."""
+        """Explain the measurement, on the crop that matters.
+
+        Args:
+            halo: context around the region; None for all that matters.
+            denoiser: stands in for the case's own in a check.
+            gradients: kept of this measurement by this very denoiser on this very image.
+        """
         return explain_region(
             self.attributor,
             self.forward(self.denoiser if denoiser is None else denoiser),
@@ -186,7 +193,7 @@ class Case:
             self.target,
             radius=self.measure.radius(self.radius),
             halo=halo,
-            options=CropOptions(stride=self.stride),
+            options=CropOptions(stride=self.stride, gradients=gradients),
         )
 
     @property
@@ -194,19 +201,19 @@ class Case:
         """Crops start on a multiple of this many voxels."""
         return int(getattr(self.denoiser, "stride", STRIDE))
 
-    def explain_or_plain(self, kind: Kind, denoiser: Denoiser) -> Attribution:
+    def explain_or_plain(self, kind: Kind, denoiser: Denoiser, gradients: Gradients | None = None) -> Attribution:
         """Explain with another denoiser; by the plain gradient where the method has nothing to hold on to.
 
         A denoiser without layers, such as the one that returns its input, has no block and no activation whose rule
         could differ from the gradient's.
         """
         try:
-            return self.explain(halo=None, denoiser=denoiser)
+            return self.explain(halo=None, denoiser=denoiser, gradients=gradients)
         except MethodNotValid:
             if isinstance(getattr(denoiser, "network", denoiser), nn.Module):
                 raise
             plain = InputXGradient() if kind == "contribution" else Saliency()
-            return replace(self, attributor=plain).explain(halo=None, denoiser=denoiser)
+            return replace(self, attributor=plain).explain(halo=None, denoiser=denoiser, gradients=gradients)
 
     def _in_place(self, denoiser: Denoiser) -> Denoiser:
         """Return another network inside whatever the denoiser is wrapped in, so that they differ in weights alone."""
@@ -221,22 +228,49 @@ class Case:
         attributor, target = crop_method(self.attributor, box), self.target.crop(box)
         return box, replace(self, attributor=attributor, image=self.image[cut], sigma=sigma, target=target)
 
-    def certify(self, attribution: Attribution) -> Certificate:
-        """Check the map against a random network and the network's own linearity, on a crop close to the region."""
+    def certify(self, attribution: Attribution, kept: "Kept | None" = None) -> Certificate:
+        """Check the map against a random network and the network's own linearity, on a crop close to the region.
+
+        Args:
+            attribution: what ``explain`` found.
+            kept: what was found for another method of this measurement.
+        """
         declared = capabilities(self.attributor)
         judge = partial(certify, attribution, accounts=declared is None or declared.accounts)
         network = getattr(self.denoiser, "network", None)
         if network is None:
             return judge()
-        generator = torch.Generator().manual_seed(self.seed)
+        kept = Kept() if kept is None else kept
+        if kept.random is None:
+            kept.random = randomised(network, torch.Generator().manual_seed(self.seed))
+        if kept.homogeneity is None:
+            _, closest = self.around(0)  # homogeneity holds voxel by voxel
+            kept.homogeneity = homogeneity_residual(self.denoiser, closest.image, closest.sigma)
         box, near = self.around(PROOF_HALO)
+
+        def explain(denoiser: Denoiser) -> Attribution:
+            gradients = kept.of_random if denoiser is kept.random else kept.of_input
+            return near.explain_or_plain(attribution.kind, self._in_place(denoiser), gradients)
+
         maps = {name: image[(..., *box.slices)] for name, image in attribution.maps.items()}
-        randomisation = check_randomisation(
-            replace(attribution, maps=maps),
-            lambda denoiser: near.explain_or_plain(attribution.kind, self._in_place(denoiser)),
-            network,
-            generator=generator,
-        )
-        _, closest = self.around(0)  # homogeneity holds voxel by voxel
-        homogeneity = homogeneity_residual(self.denoiser, closest.image, closest.sigma)
-        return judge(randomisation=randomisation, homogeneity=homogeneity)
+        randomisation = compare_with_random(replace(attribution, maps=maps), explain, kept.random)
+        return judge(randomisation=randomisation, homogeneity=kept.homogeneity)
+
+
+@dataclass(eq=False)
+class Kept:
+    """What the methods of one measurement on one image have in common, found once for all of them.
+
+    Args:
+        gradients: of the measurement.
+        random: the network of random weights that maps are compared with.
+        of_random: its gradients, close to the region.
+        of_input: those of a denoiser that returns its input.
+        homogeneity: how far the denoiser is from linear in scan and noise level together.
+    """
+
+    gradients: Gradients = field(default_factory=dict)
+    random: nn.Module | None = None
+    of_random: Gradients = field(default_factory=dict)
+    of_input: Gradients = field(default_factory=dict)
+    homogeneity: float | None = None

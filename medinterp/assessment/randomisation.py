@@ -83,8 +83,12 @@ def check_randomisation(
     Source:
         Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018.
     """
-    random = explain(randomised(network, generator))
-    return compare_maps(_stacked(attribution), _stacked(random), _untouched(attribution, explain))
+    return compare_with_random(attribution, explain, randomised(network, generator))
+
+
+def compare_with_random(attribution: Attribution, explain: Explain, random: nn.Module) -> Randomisation:
+    """Do the same with a network whose weights are random already."""
+    return compare_maps(_stacked(attribution), _stacked(explain(random)), _untouched(attribution, explain))
 
 
 def check_cascade(

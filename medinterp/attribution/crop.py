@@ -1,14 +1,18 @@
 """Explaining a region on the part of the volume it depends on, with the same answer as on the whole."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from medinterp.attribution.gradient import Saliency
 from medinterp.attribution.result import Attribution, Attributor, Forward, sum_of
 from medinterp.attribution.targets import Box, Target
 from medinterp.errors import ConfigError, GridMismatch
+
+Gradients = dict[Box, Attribution]
+"""The gradients of one measurement of one model on one scan, by the crop they were found on."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +24,13 @@ class CropOptions:
         measure_halo: measure the error of a smaller halo by explaining once more on a larger crop: the exact one if
             it has at most ``affordable_voxels``, else one with twice the halo.
         affordable_voxels: largest exact crop to spend on that measurement.
+        gradients: kept between calls that differ in the method alone, so that those that read a gradient share one.
     """
 
     stride: int = 8
     measure_halo: bool = True
     affordable_voxels: int = 128**3
+    gradients: Gradients | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.stride < 1 or self.affordable_voxels < 0:
@@ -160,7 +166,14 @@ class _CroppedRun:
         return hasattr(self.attributor, "crop")
 
     def explain(self, box: Box) -> Attribution:
-        return crop_method(self.attributor, box)(self.forward, *self._cut_to(box), self.target.crop(box))
+        method, target, (inputs, sigmas) = crop_method(self.attributor, box), self.target.crop(box), self._cut_to(box)
+        read: Callable[..., Attribution] | None = getattr(method, "of_gradient", None)
+        gradients = self.options.gradients
+        if gradients is None or read is None:
+            return method(self.forward, inputs, sigmas, target)
+        if box not in gradients:
+            gradients[box] = Saliency()(self.forward, inputs, sigmas, target)
+        return read(gradients[box], inputs, target, self.forward)
 
     def value(self, box: Box) -> float:
         return float(self.target.crop(box)(self.forward(*self._cut_to(box)))[0].detach())

@@ -6,20 +6,11 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
-from medinterp.fusion.fusers import (
-    Coverage,
-    Fused,
-    Image,
-    Scale,
-    Sigma,
-    measure_scales,
-    relative_variance,
-    scaled,
-)
-from medinterp.fusion.poisson import Gradient, Spacing, forward_gradient, solve_screened
+from medinterp.fusion.fusers import Coverage, Fused, Scaled, Spacing, summed
+from medinterp.fusion.poisson import Gradient, along_axis, forward_gradient, solve_screened
 
+_PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # entries of a symmetric matrix
 _TRUNCATED = 3.0  # standard deviations
 
 
@@ -59,91 +50,102 @@ class GradientDomain:
     base_width_mm: float = 12.0
     length_mm: float = 15.0
 
-    def fuse(
-        self,
-        images: Mapping[str, Image],
-        sigmas: Mapping[str, Sigma],
-        coverage: Mapping[str, Coverage],
-        *,
-        spacing_mm: Spacing = (1.0, 1.0, 1.0),
-        scales: Mapping[str, Scale] | None = None,
-    ) -> Fused:
-        """Return the fused image and its account; see ``Fuser``.
+    def prepare(self, modality: Scaled, spacing_mm: Spacing) -> "Slopes":
+        """Return a modality's gradient, its structure tensor and its contrast far around; see ``Fuser``."""
+        slope = _measured_gradient(modality.image, modality.coverage, spacing_mm)
+        square = torch.stack([s.detach() ** 2 for s in slope]).sum(dim=0).mean(dim=(0, 1), keepdim=True)
+        far = smooth(square, self.base_width_mm, spacing_mm) / modality.variance
+        return Slopes(modality, slope, _structure_tensor(slope, self.width_mm, spacing_mm), far, spacing_mm)
 
-        Raises:
-            InputError: a modality has no voxel above zero.
-        """
-        used = measure_scales(images, coverage, self.offsets) if scales is None else scales
-        shared = {m: scaled(image, used[m], coverage[m]) for m, image in images.items()}
-        slopes = {m: _measured_gradient(image, coverage[m], spacing_mm) for m, image in shared.items()}
-        variance = {m: relative_variance(m, sigmas, coverage, used) for m in images}
-        weights = self._weights(slopes, variance, coverage, spacing_mm)
-        far = self._far_weights(slopes, variance, coverage, spacing_mm)
-        parts = {}
-        for m, image in shared.items():
-            i, j, k = (weights[m] * slope for slope in slopes[m])
-            parts[m] = solve_screened((i, j, k), far[m] * image, spacing_mm=spacing_mm, length_mm=self.length_mm)
-        return Fused(torch.stack(list(parts.values())).sum(dim=0), parts, weights, used)
-
-    def _weights(
-        self,
-        slopes: Mapping[str, Gradient],
-        variance: Mapping[str, Tensor],
-        coverage: Mapping[str, Coverage],
-        spacing_mm: Spacing,
-    ) -> dict[str, Tensor]:
-        tensors = {m: _structure_tensor(slope, self.width_mm, spacing_mm) for m, slope in slopes.items()}
-        joint = torch.stack([tensors[m] / variance[m] for m in tensors]).sum(dim=0)
-        along = leading_direction(joint)
-        energy = {
-            m: torch.einsum("...i,...ij,...j->...", along, tensor, along)[None, None] / variance[m]
-            for m, tensor in tensors.items()
-        }
-        return _shares(energy, coverage, self.power)
-
-    def _far_weights(
-        self,
-        slopes: Mapping[str, Gradient],
-        variance: Mapping[str, Tensor],
-        coverage: Mapping[str, Coverage],
-        spacing_mm: Spacing,
-    ) -> dict[str, Tensor]:
-        energy = {}
-        for m, slope in slopes.items():
-            square = torch.stack([s.detach() ** 2 for s in slope]).sum(dim=0).mean(dim=(0, 1), keepdim=True)
-            energy[m] = smooth(square, self.base_width_mm, spacing_mm) / variance[m]
-        return _shares(energy, coverage, 1.0)
+    def join(self, parts: Mapping[str, "Slopes"]) -> Fused:
+        """Return the image whose gradients are those of the leading modalities; see ``Fuser``."""
+        along = leading_direction(torch.stack([p.tensor / p.modality.variance for p in parts.values()]).sum(dim=0))
+        energy = {m: _along(p.tensor, along)[None, None] / p.modality.variance for m, p in parts.items()}
+        coverage = {m: p.modality.coverage for m, p in parts.items()}
+        weights = _shares(energy, coverage, self.power)
+        base_weights = _shares({m: p.far for m, p in parts.items()}, coverage, 1.0)
+        shares = {}
+        for m, p in parts.items():
+            i, j, k = (weights[m] * slope for slope in p.slope)
+            base = base_weights[m] * p.modality.image
+            shares[m] = solve_screened((i, j, k), base, spacing_mm=p.spacing_mm, length_mm=self.length_mm)
+        return summed(shares, weights, {m: p.modality.scale for m, p in parts.items()})
 
 
-def leading_direction(tensor: Float[Tensor, "I J K 3 3"]) -> Float[Tensor, "I J K 3"]:
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """What the gradient-domain fuser needs of one modality.
+
+    Args:
+        modality: in the fused image's scale.
+        slope: its gradient per mm, where it was measured.
+        tensor: its structure tensor, the six products of ``_PAIRS``; a constant.
+        far: its contrast over variance, in a wide neighbourhood; a constant.
+        spacing_mm: of the grid.
+    """
+
+    modality: Scaled
+    slope: Gradient
+    tensor: Float[Tensor, "6 I J K"]
+    far: Tensor
+    spacing_mm: Spacing
+
+
+def leading_direction(tensor: Float[Tensor, "6 I J K"]) -> Float[Tensor, "3 I J K"]:
     """Return the unit vector of greatest change: the eigenvector of the largest eigenvalue, by squaring the matrix.
 
-    Six squarings raise the ratio of eigenvalues to the 64th power; where two are equal any direction in their plane
+    Five squarings raise the ratio of eigenvalues to the 32nd power; where two are equal any direction in their plane
     serves as well.
+
+    Args:
+        tensor: symmetric matrices, as the six entries of ``_PAIRS``.
     """
     power = tensor
-    for _ in range(6):
-        power = power / power.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(1e-30)[..., None, None]
-        power = power @ power
-    column = power.norm(dim=-2).argmax(dim=-1)
-    vector = torch.take_along_dim(power, column[..., None, None], dim=-1)[..., 0]
-    return vector / vector.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+    for _ in range(5):
+        xx, xy, xz, yy, yz, zz = power / (power[0] + power[3] + power[5]).clamp_min(1e-30)
+        power = torch.stack(
+            [
+                xx * xx + xy * xy + xz * xz,
+                xx * xy + xy * yy + xz * yz,
+                xx * xz + xy * yz + xz * zz,
+                xy * xy + yy * yy + yz * yz,
+                xy * xz + yy * yz + yz * zz,
+                xz * xz + yz * yz + zz * zz,
+            ]
+        )
+    xx, xy, xz, yy, yz, zz = power
+    # every column is the wanted vector times one of its components: the one with the largest is the most exact
+    largest = torch.stack([xx, yy, zz]).argmax(dim=0)
+    columns = torch.stack([torch.stack([xx, xy, xz]), torch.stack([xy, yy, yz]), torch.stack([xz, yz, zz])])
+    vector = torch.take_along_dim(columns, largest[None, None], dim=0)[0]
+    return vector / vector.norm(dim=0, keepdim=True).clamp_min(1e-30)
 
 
 def smooth(image: Float[Tensor, "B C I J K"], width_mm: float, spacing_mm: Spacing) -> Float[Tensor, "B C I J K"]:
-    """Return an image smoothed by a Gaussian of this standard deviation; borders repeat the outermost voxel."""
+    """Return an image smoothed by a Gaussian of this standard deviation; borders repeat the outermost voxel.
+
+    As a product with a matrix along each axis: for the lengths of scans faster than a convolution, however wide.
+    """
     for axis, mm in zip((2, 3, 4), spacing_mm, strict=True):
-        width = width_mm / mm
-        reach = max(1, round(_TRUNCATED * width))
-        place = torch.arange(-reach, reach + 1, dtype=image.dtype, device=image.device)
-        kernel = torch.exp(-0.5 * (place / width) ** 2)
-        shape = [1, 1, 1, 1, 1]
-        shape[axis] = -1
-        padding = [0, 0, 0, 0, 0, 0]
-        padding[2 * (4 - axis)] = padding[2 * (4 - axis) + 1] = reach
-        padded = functional.pad(image, padding, mode="replicate")
-        image = functional.conv3d(padded, (kernel / kernel.sum()).reshape(shape))
+        image = along_axis(_blur(image.shape[axis], width_mm / mm).to(image), image, axis)
     return image
+
+
+def _blur(length: int, width: float) -> Float[Tensor, "n n"]:
+    """Return Gaussian smoothing of a line as a matrix; what falls beyond the ends counts as their voxel."""
+    reach = max(1, round(_TRUNCATED * width))
+    steps = torch.arange(-reach, reach + 1)
+    kernel = torch.exp(-0.5 * (steps.to(torch.float64) / width) ** 2)
+    rows = torch.arange(length)[:, None].expand(length, len(steps))
+    columns = (rows + steps).clamp(0, length - 1)
+    matrix = torch.zeros(length, length, dtype=torch.float64)
+    return matrix.index_put((rows, columns), (kernel / kernel.sum()).expand(length, -1), accumulate=True)
+
+
+def _along(tensor: Float[Tensor, "6 I J K"], direction: Float[Tensor, "3 I J K"]) -> Float[Tensor, "I J K"]:
+    """Return the change along a direction: the quadratic form of the structure tensor."""
+    terms = [(1 if a == b else 2) * tensor[n] * direction[a] * direction[b] for n, (a, b) in enumerate(_PAIRS)]
+    return torch.stack(terms).sum(dim=0)
 
 
 def _measured_gradient(image: Tensor, coverage: Coverage, spacing_mm: Spacing) -> Gradient:
@@ -156,16 +158,11 @@ def _measured_gradient(image: Tensor, coverage: Coverage, spacing_mm: Spacing) -
     return kept[0], kept[1], kept[2]
 
 
-def _structure_tensor(slope: Gradient, width_mm: float, spacing_mm: Spacing) -> Float[Tensor, "I J K 3 3"]:
+def _structure_tensor(slope: Gradient, width_mm: float, spacing_mm: Spacing) -> Float[Tensor, "6 I J K"]:
     """Return the smoothed products of a gradient's components, averaged over batch and channels."""
     parts = [s.detach() for s in slope]
-    entries = {
-        (a, b): smooth((parts[a] * parts[b]).mean(dim=(0, 1), keepdim=True), width_mm, spacing_mm)[0, 0]
-        for a in range(3)
-        for b in range(a, 3)
-    }
-    rows = [torch.stack([entries[min(a, b), max(a, b)] for b in range(3)], dim=-1) for a in range(3)]
-    return torch.stack(rows, dim=-2)
+    products = torch.stack([(parts[a] * parts[b]).mean(dim=(0, 1)) for a, b in _PAIRS])
+    return smooth(products[:, None], width_mm, spacing_mm)[:, 0]
 
 
 def _shares(energy: Mapping[str, Tensor], coverage: Mapping[str, Coverage], power: float) -> dict[str, Tensor]:

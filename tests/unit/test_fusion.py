@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from medinterp.errors import InputError
-from medinterp.fusion.fusers import VarianceWeighted
+from medinterp.fusion.fusers import VarianceWeighted, fuse
 from medinterp.fusion.warp import Warp
 from medinterp.volume import Grid
 
@@ -36,9 +36,9 @@ def test_the_contributions_sum_to_the_fused_image_exactly() -> None:
     images = {m: torch.rand(1, 1, 6, 6, 6, generator=generator, dtype=torch.float64) + 0.5 for m in ("t1", "t2")}
     sigmas = {m: torch.full((1, 1, 1, 1, 1), s, dtype=torch.float64) for m, s in (("t1", 0.1), ("t2", 0.3))}
     coverage = {m: torch.ones(1, 1, 6, 6, 6, dtype=torch.float64) for m in images}
-    fuser = VarianceWeighted()
-    parts = fuser.contributions(images, sigmas, coverage)
-    assert torch.equal(fuser(images, sigmas, coverage), parts["t1"] + parts["t2"])
+    fused = fuse(VarianceWeighted(), images, sigmas, coverage)
+    parts = fused.contributions
+    assert torch.equal(fused.image, parts["t1"] + parts["t2"])
     assert parts["t1"].mean() > parts["t2"].mean()  # the cleaner scan counts more
 
 
@@ -46,11 +46,10 @@ def test_identical_modalities_fuse_to_themselves_with_equal_shares() -> None:
     image = torch.rand(1, 1, 5, 5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 0.2
     images, sigma = {"a": image, "b": image}, torch.full((1, 1, 1, 1, 1), 0.1, dtype=torch.float64)
     coverage = {m: torch.ones_like(image) for m in images}
-    fuser, sigmas = VarianceWeighted(), {"a": sigma, "b": sigma}
-    parts = fuser.contributions(images, sigmas, coverage)
-    assert torch.equal(parts["a"], parts["b"])
+    fused = fuse(VarianceWeighted(), images, {"a": sigma, "b": sigma}, coverage)
+    assert torch.equal(fused.contributions["a"], fused.contributions["b"])
     # the fused image is the image on the common scale: proportional to it, to rounding
-    ratio = fuser(images, sigmas, coverage) / image
+    ratio = fused.image / image
     assert float(ratio.max() - ratio.min()) < 1e-12 * float(ratio.max())
 
 
@@ -59,7 +58,8 @@ def test_a_voxel_only_one_modality_covers_is_its_own_there() -> None:
     half = torch.ones_like(image)
     half[..., 3:] = 0
     images, sigma = {"a": image, "b": image * half}, torch.full((1, 1, 1, 1, 1), 0.1)
-    parts = VarianceWeighted().contributions(images, {"a": sigma, "b": sigma}, {"a": torch.ones_like(image), "b": half})
+    coverage = {"a": torch.ones_like(image), "b": half}
+    parts = fuse(VarianceWeighted(), images, {"a": sigma, "b": sigma}, coverage).contributions
     assert float(parts["b"][..., 3:].abs().max()) == 0
     assert float(parts["a"][..., 3:].min()) > 0
 
@@ -67,4 +67,4 @@ def test_a_voxel_only_one_modality_covers_is_its_own_there() -> None:
 def test_an_empty_modality_is_refused() -> None:
     image, sigma = torch.zeros(1, 1, 4, 4, 4), torch.ones(1, 1, 1, 1, 1)
     with pytest.raises(InputError, match="no voxel above zero"):
-        VarianceWeighted()({"t1": image}, {"t1": sigma}, {"t1": torch.ones_like(image)})
+        fuse(VarianceWeighted(), {"t1": image}, {"t1": sigma}, {"t1": torch.ones_like(image)})

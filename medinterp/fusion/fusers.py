@@ -55,7 +55,7 @@ class Scaled:
 
     Args:
         image: no unit, bright tissue at about 1, zero where nothing was measured.
-        variance: its mean variance in this scale; a constant.
+        variance: its mean variance in this scale, one number; a constant.
         coverage: 1 where it was measured, else 0.
         scale: how its unit was mapped.
     """

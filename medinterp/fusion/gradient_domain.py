@@ -19,22 +19,24 @@ class GradientDomain:
     """The image whose gradients are those of the modality that tells most, voxel by voxel.
 
     1. Every modality comes to one scale, ``(value + offset) / bright level``, which is stored.
-    2. The multi-modal structure tensor (Di Zenzo), the sum over modalities of each one's smoothed gradient products
-       over its variance, has at every voxel a direction of greatest change.
-    3. A modality's weight is its own contrast along that direction over its variance, to a power, normalised over the
-       modalities.
+    2. A modality's structure tensor, its smoothed gradient products, counts by the share of it that is no noise
+       (contrast over contrast plus the variance that its uncertainty gives a gradient). Their sum, the multi-modal
+       structure tensor (Di Zenzo), has at every voxel a direction of greatest change.
+    3. A modality's weight is its own such contrast along that direction, to a power, normalised over the modalities:
+       of two clean scans the one with more contrast leads, and a noisy one only where it has contrast to tell.
     4. The asked-for gradients are the weighted sum of the modalities' gradients; far from edges the image follows
        their average, weighted by the same contrast over a wider neighbourhood.
     5. The screened Poisson equation gives the image nearest to both.
 
     Weights, tensor and scales are constants for differentiation: the fused image is linear in the modalities, constants
     and single modalities come back as they are, and each contribution is the same equation solved for its modality
-    alone. Contrasts of opposite sign meet where the leading modality changes, and the image bends there; a modality
-    without any contrast gets no weight.
+    alone. Contrasts of opposite sign meet where the leading modality changes: no image has the gradients asked for, and
+    its values leave the range of the modalities (figures: docs/fusion.md). A modality without any contrast gets no
+    weight.
 
     Args:
         offsets: added to a modality by name before scaling (for CT +1000 puts air at zero).
-        power: how strictly the leading modality takes all: 1 is in proportion to contrast over variance.
+        power: how strictly the leading modality takes all: 1 is in proportion to squared contrast.
         width_mm: smoothing of the structure tensor (standard deviation).
         base_width_mm: the same for the average far from edges.
         length_mm: finer structures than this follow the gradients, coarser ones the average.
@@ -45,8 +47,8 @@ class GradientDomain:
     """
 
     offsets: Mapping[str, float] = field(default_factory=dict)
-    power: float = 2.0
-    width_mm: float = 1.5
+    power: float = 8.0
+    width_mm: float = 2.0
     base_width_mm: float = 12.0
     length_mm: float = 15.0
 
@@ -54,13 +56,16 @@ class GradientDomain:
         """Return a modality's gradient, its structure tensor and its contrast far around; see ``Fuser``."""
         slope = _measured_gradient(modality.image, modality.coverage, spacing_mm)
         square = torch.stack([s.detach() ** 2 for s in slope]).sum(dim=0).mean(dim=(0, 1), keepdim=True)
-        far = smooth(square, self.base_width_mm, spacing_mm) / modality.variance
-        return Slopes(modality, slope, _structure_tensor(slope, self.width_mm, spacing_mm), far, spacing_mm)
+        far = smooth(square, self.base_width_mm, spacing_mm)
+        tensor = _structure_tensor(slope, self.width_mm, spacing_mm)
+        noise = 2 * modality.variance * sum(mm**-2 for mm in spacing_mm)  # of a gradient's three components together
+        certain = _certainty(tensor[0] + tensor[3] + tensor[5], noise)
+        return Slopes(modality, slope, tensor * certain, far * _certainty(far, noise), spacing_mm)
 
     def join(self, parts: Mapping[str, "Slopes"]) -> Fused:
         """Return the image whose gradients are those of the leading modalities; see ``Fuser``."""
-        along = leading_direction(torch.stack([p.tensor / p.modality.variance for p in parts.values()]).sum(dim=0))
-        energy = {m: _along(p.tensor, along)[None, None] / p.modality.variance for m, p in parts.items()}
+        along = leading_direction(torch.stack([p.tensor for p in parts.values()]).sum(dim=0))
+        energy = {m: _along(p.tensor, along)[None, None] for m, p in parts.items()}
         coverage = {m: p.modality.coverage for m, p in parts.items()}
         weights = _shares(energy, coverage, self.power)
         base_weights = _shares({m: p.far for m, p in parts.items()}, coverage, 1.0)
@@ -79,8 +84,8 @@ class Slopes:
     Args:
         modality: in the fused image's scale.
         slope: its gradient per mm, where it was measured.
-        tensor: its structure tensor, the six products of ``_PAIRS``; a constant.
-        far: its contrast over variance, in a wide neighbourhood; a constant.
+        tensor: its structure tensor without noise, the six products of ``_PAIRS``; a constant.
+        far: its squared contrast without noise, in a wide neighbourhood; a constant.
         spacing_mm: of the grid.
     """
 
@@ -89,6 +94,11 @@ class Slopes:
     tensor: Float[Tensor, "6 I J K"]
     far: Tensor
     spacing_mm: Spacing
+
+
+def _certainty(contrast: Tensor, noise: Tensor) -> Tensor:
+    """Return the share of a squared contrast that is no noise, 0 to 1."""
+    return contrast / (contrast + noise).clamp_min(1e-30)
 
 
 def leading_direction(tensor: Float[Tensor, "6 I J K"]) -> Float[Tensor, "3 I J K"]:

@@ -52,6 +52,10 @@ class Explaining:
     halo: Annotated[
         int | None, typer.Option(help="Voxels of context instead of all that matter; the error is measured.")
     ] = None
+    certificate: Annotated[
+        str,
+        typer.Option(help="basic, or full: repeats over new noise, deletion curves, predictions, random layers too."),
+    ] = RunOptions.certificate
 
 
 @dataclass(frozen=True)
@@ -121,9 +125,10 @@ class Reading:
 class Computing:
     """How it is computed."""
 
-    bundle: Annotated[str, typer.Option(help="Bundle name or folder ('medinterp info' lists them).")] = (
-        RunOptions.bundle
-    )
+    bundle: Annotated[
+        str | None,
+        typer.Option(help="Bundle name or folder ('medinterp info' lists them). [default: by modality]"),
+    ] = RunOptions.bundle
     seed: Annotated[int, typer.Option(help="Seed of every random number.")] = RunOptions.seed
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or mps; absent is an error.")] = RunOptions.device
     max_memory_gb: Annotated[

@@ -6,6 +6,7 @@ from typing import Literal
 
 from medinterp.errors import ConfigError
 
+CERTIFICATES = ("basic", "full")
 SAMPLERS = ("mean", "ode", "sde")
 REGISTRATIONS = ("rigid", "affine")
 Form = Literal["qform", "sform"]  # as in io.nifti_header, which is slow to import
@@ -18,7 +19,7 @@ class RunOptions:
     """What a user can choose.
 
     Args:
-        bundle: name or folder.
+        bundle: name or folder; by default the one for the scan's modality: ct_denoise for CT, else mri_denoise.
         targets: "sphere:X,Y,Z,R", "voxel:X,Y,Z" (RAS mm), a mask file, or "auto" (where the model took most away).
         methods: attribution methods, each applied to every target; with options: "occlusion:window_mm=8".
         measure: "mean", "contrast", or another by name, with options: "contrast:gap_mm=1,width_mm=3".
@@ -27,6 +28,9 @@ class RunOptions:
         supervoxels: how methods over regions divide the scan: "slic:size_mm=10", "blocks:edge_mm=10", "shells" around
             the region, or an atlas file on the scan's grid.
         halo: voxels of context in an explanation instead of all that matter; methods over regions take 8 by default.
+        certificate: "basic" (completeness, convergence, random weights) or "full", which also repeats the map over new
+            noise, tests its order and its predictions, and makes the network random layer by layer; some 20
+            explanations more.
         sampler: "mean", "ode" or "sde"; by default the bundle's own, which for ours is "mean".
         steps: steps of the reverse diffusion; by default 1 for "mean", 10 for the others.
         series: which series of a DICOM folder, from 1.
@@ -50,13 +54,14 @@ class RunOptions:
         ConfigError: a value is out of range, or none of the known words.
     """
 
-    bundle: str = "mri_denoise"
+    bundle: str | None = None
     targets: tuple[str, ...] = ("auto",)
     methods: tuple[str, ...] = ("input_x_gradient",)
     measure: str = "mean"
     baseline: str | None = None
     supervoxels: str = "slic"
     halo: int | None = None
+    certificate: str = "basic"
     sampler: str | None = None
     steps: int | None = None
     series: int | None = None
@@ -77,6 +82,7 @@ class RunOptions:
     whole: bool = True
 
     def __post_init__(self) -> None:
+        _require_word("certificate", self.certificate, CERTIFICATES)
         _require_word("sampler", self.sampler, SAMPLERS)
         _require_word("registration", self.register, REGISTRATIONS)
         if self.register_masks and self.register is None:

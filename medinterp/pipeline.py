@@ -1,18 +1,19 @@
 """The one path of a scan: estimate noise, denoise, fuse, explain, certify. Only this file knows the order."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medinterp.attribution import Attribution, Target, WeightedSum
 from medinterp.denoisers.base import Denoiser
-from medinterp.denoisers.tiled import Tiled, choose_tile
+from medinterp.denoisers.tiled import BYTES_PER_VOXEL, Tiled, choose_tile
 from medinterp.errors import ConfigError
+from medinterp.explaining import Explaining, ImagePath
 from medinterp.explanation import Case, Explanation
 from medinterp.fusing import plan_fusing
 from medinterp.fusion.fusers import Fuser
@@ -21,10 +22,10 @@ from medinterp.fusion.registration import Registrar
 from medinterp.noise.estimate import Estimator, NoiseEstimate
 from medinterp.noise.masked import silent_where_masked
 from medinterp.progress import OnStep, StepInfo, ignore
-from medinterp.results import ExplanationResult, FusionResult, InputResult, Result
+from medinterp.results import InputResult, Result
 from medinterp.sampling.samplers import Sampler
 from medinterp.sampling.schedules import Schedule
-from medinterp.volume import Grid, Region, Step, Volume
+from medinterp.volume import Grid, Step, Volume
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,22 @@ class Pipeline:
             return None
         return int(reach) * self.sampler.evaluations(self.steps)
 
+    @property
+    def halo(self) -> int | None:
+        """Voxels of surroundings that a tile needs; None for a denoiser that sees the whole volume."""
+        reach = getattr(self.denoiser, "radius", None)
+        return getattr(self.denoiser, "halo", reach)
+
+    def told(self, noise: NoiseEstimate) -> "Pipeline":
+        """Return the pipeline for a scan of this noise: a denoiser that asks for a coloured one's spectrum is told."""
+        tell = getattr(self.denoiser, "told", None)
+        if tell is None or noise.spectrum is None or noise.model != "coloured":
+            return self
+        return replace(self, denoiser=tell(noise.spectrum))
+
     def tile(self, shape: tuple[int, int, int], max_voxels: int | None) -> tuple[int, int, int] | None:
         """Return the tile in which the denoiser sees a volume of this shape, None for all at once."""
-        return choose_tile(shape, max_voxels, getattr(self.denoiser, "radius", None))
+        return choose_tile(shape, max_voxels, self.halo)
 
     def denoise(
         self,
@@ -89,7 +103,8 @@ class Pipeline:
         if not graph and not self.sampler.stochastic:  # stochastic samplers take Jacobian products
             denoiser = getattr(denoiser, "without_graph", lambda: self.denoiser)()
         if tile is not None:
-            denoiser = Tiled(denoiser, tile, halo=getattr(self.denoiser, "radius", 0), on_tile=on_step)
+            tiled = getattr(denoiser, "in_tiles", partial(Tiled, denoiser))
+            denoiser = tiled(tile, self.halo or 0, on_tile=on_step)
         generator = torch.Generator(device=image.device).manual_seed(seed)
         fractions = self.schedule(self.steps, start=1.0)
         return self.sampler(denoiser, image, sigma, fractions, generator=generator, on_step=on_step)
@@ -97,7 +112,10 @@ class Pipeline:
     def forward(
         self, inputs: Mapping[str, Tensor], sigmas: Mapping[str, Tensor], grids: Mapping[str, Grid], *, seed: int
     ) -> Tensor:
-        """Return the final image: the denoised one, or for several inputs the fused one on the first input's grid."""
+        """Return the final image: the denoised one, or for several inputs the fused one on the first input's grid.
+
+        All inputs' noise has the one colour that the pipeline was ``told``, if any.
+        """
         denoised = {m: self.denoise(image, sigmas[m], seed=seed) for m, image in inputs.items()}
         if len(denoised) == 1:
             return next(iter(denoised.values()))
@@ -155,108 +173,69 @@ class Pipeline:
         fusing = plan_fusing(self.fuser, inputs, found, seed)
         with torch.no_grad():  # the one place: whole volumes are made without a graph, explanations make their own
             cleaned = {
-                m: self.denoise(image, sigmas[m], seed=seed, tile=tiles[m], graph=False, on_step=on_step)
+                m: self.told(noise[m]).denoise(image, sigmas[m], seed=seed, tile=tiles[m], graph=False, on_step=on_step)
                 for m, image in (images.items() if whole else ())
             }
             clock.lap("denoise")
             results = {m: self._input_result(inputs[m], noise[m], cleaned.get(m), seed) for m in inputs}
             fusion = fusing.result(cleaned, sigmas, ledger=self.ledger) if len(inputs) > 1 else None
             clock.lap("fuse")
-        explained = []
-        for number, explanation in enumerate(explanations):
-            on_step(StepInfo("explain", number, len(explanations), explanation.method.name))
-            explained.append(self._explain(explanation, results, fusion, images, sigmas, fusing.joining, seed=seed))
-        on_step(StepInfo("explain", len(explanations), len(explanations)))
+        explaining = Explaining(
+            {m: self.told(noise[m])._path(seed) for m in inputs}, results, fusion, fusing.joining, images, sigmas, seed,
+            limit=max_voxels and max_voxels * BYTES_PER_VOXEL,
+        )  # fmt: skip
+        explained = explaining(explanations, on_step)
         clock.lap("explain")
         return Result(results, fusion, tuple(explained), clock.seconds, seed, device, tiles)
 
+    def case(
+        self, name: str, scan: Volume, explanation: Explanation, *, seed: int, whole: bool = True
+    ) -> tuple[Case, int | None]:
+        """Return what an explanation of one scan comes down to, before anything is computed, and its halo.
+
+        Args:
+            name: of the input.
+            scan: the scan; its noise level does not matter to what an explanation costs.
+            explanation: what is to be explained.
+            seed: of every random number.
+            whole: whether the whole volume will be denoised; a target that is found on what was removed is then
+                found as if that were nothing.
+        """
+        sigma = torch.ones(1, 1, 1, 1, 1)
+        image = sigma.expand(1, *scan.voxels.shape)  # its shape is all that is asked of it
+        noise = NoiseEstimate(1.0, 1.0, 1.0, "gaussian", "none")
+        removed = scan.derive(np.zeros_like(scan.voxels), Step("removed noise")) if whole else None
+        results = {name: InputResult(scan, noise, scan, None, removed)}
+        joining = Joining(self.fuser, {name: scan.grid})
+        path = {name: self._path(seed)}
+        explaining = Explaining(path, results, None, joining, {name: image}, {name: sigma}, seed)
+        return explaining.case(explanation)
+
     def _input_result(self, scan: Volume, noise: NoiseEstimate, cleaned: Tensor | None, seed: int) -> InputResult:
         level = noise.map.voxels if noise.map is not None else np.full_like(scan.voxels, noise.sigma)
-        sigma = scan.derive(level, Step("noise standard deviation", {"method": noise.method}))
+        spectrum = {} if noise.spectrum is None else {"power_spectrum": noise.spectrum.as_record()}
+        sigma = scan.derive(level, Step("noise standard deviation", {"method": noise.method, **spectrum}))
         if cleaned is None:
             return InputResult(scan, noise, sigma, None, None)
         parameters = {
             "steps": self.steps, "sampler": type(self.sampler).__name__, "seed": seed, "sigma": noise.sigma,
             "noise_model": noise.model, "trained_on": list(self.modalities),
+            **(spectrum if noise.model == "coloured" else {}),
         }  # fmt: skip
         step = Step("denoise", parameters)
         denoised = scan.derive(cleaned[0].cpu().numpy(), step)
         removed = scan.derive(scan.voxels - denoised.voxels, Step("removed noise", parameters))
         return InputResult(scan, noise, sigma, denoised, removed)
 
-    def _explain(
-        self,
-        explanation: Explanation,
-        results: Mapping[str, InputResult],
-        fusion: FusionResult | None,
-        images: Mapping[str, Tensor],
-        sigmas: Mapping[str, Tensor],
-        joining: Joining,
-        *,
-        seed: int,
-    ) -> ExplanationResult:
-        """Explain one measurement, modality by modality; for linear measurements of a fused image this is exact."""
-        first, reference = next(iter(results.items()))
-        measure, region = explanation.measure, explanation.locate(reference.scan, reference.removed)
-        target = measure.target(region)
-        targets: Mapping[str, Target] = {first: target}
-        regions = {first: region}
-        if fusion is not None:
-            weighted = self._pull_back(target, results, sigmas, joining)
-            targets, regions = weighted, {m: _weighted_region(w, results[m].scan) for m, w in weighted.items()}
-        attributions, certificates, credits, offset_share = {}, {}, {}, 0.0
-        for m, own_target in targets.items():
-            method = explanation.attributor(results[m].scan, regions[m], seed)
-            case = Case(
-                method, measure, m, images[m], sigmas[m], own_target, self.denoiser, self.radius, self._sampled(seed),
-                seed, single=self.sampler.evaluations(self.steps) == 1 and not self.sampler.stochastic,
-            )  # fmt: skip
-            halo = explanation.halo
-            if halo is None and not self.sampler.stochastic:
-                halo = case.usual_halo()
-            attributions[m] = case.explain(halo=halo)
-            certificates[m] = case.certify(attributions[m])
-        if fusion is None:
-            shown = reference.denoised if measure.of_image else None
-            before = _measure(target, reference.scan) if measure.of_image else None
-            after = attributions[first].value if shown is None else _measure(target, shown)
-            unit = measure.unit(reference.scan.unit)
-        else:  # the fused image is linear in the denoised ones, so what was removed is what the number changed by
-            after, unit = _measure(target, fusion.fused), fusion.fused.unit
-            removed = {m: results[m].removed for m in targets}
-            offset_share = after - sum(_measure(w, results[m].shown) for m, w in targets.items())
-            before = after + sum(_measure(targets[m], volume) for m, volume in removed.items() if volume is not None)
-            ledger = {} if fusion.ledger is None else fusion.ledger.credits
-            credits = {m: _measure(target, credit) for m, credit in ledger.items()}
-        return ExplanationResult(
-            region=region,
-            measure=measure.name,
-            method=explanation.method.name,
-            asked=getattr(explanation.method, "text", explanation.method.name),
-            maps={m: _map_volume(a, m, results[m].scan, unit, measure.name) for m, a in attributions.items()},
-            attributions=attributions,
-            certificates=certificates,
-            value_before=before,
-            value_after=after,
-            unit=unit,
-            offset_share=offset_share,
-            credits=credits,
-        )
+    def _path(self, seed: int) -> ImagePath:
+        """Return how each image is made, as a function of the denoiser: the very path that made the result."""
 
-    def _sampled(self, seed: int) -> Callable[[Denoiser, Tensor, Tensor], Tensor]:
-        """Return the path of one image as a function of the denoiser: the very one that made the result."""
-        return lambda denoiser, image, sigma: replace(self, denoiser=denoiser).denoise(image, sigma, seed=seed)
+        def sample(denoiser: Denoiser, image: Tensor, sigma: Tensor) -> Tensor:
+            return replace(self, denoiser=denoiser).denoise(image, sigma, seed=seed)
 
-    def _pull_back(
-        self, target: Target, results: Mapping[str, InputResult], sigmas: Mapping[str, Tensor], joining: Joining
-    ) -> dict[str, WeightedSum]:
-        """Turn a linear measurement of the fused image into one of each denoised image that it looks at."""
-        leaves = {m: torch.from_numpy(r.shown.voxels.copy())[None].requires_grad_() for m, r in results.items()}
-        levels = {m: sigma.cpu() for m, sigma in sigmas.items()}
-        fused = joining(leaves, levels).image
-        weights = torch.autograd.grad(target(fused).sum(), list(leaves.values()))
-        found = {m: w[0, 0] for m, w in zip(leaves, weights, strict=True) if bool(w.any())}
-        return {m: WeightedSum(w, target.name) for m, w in found.items()}
+        random = self.sampler.stochastic
+        single = self.sampler.evaluations(self.steps) == 1 and not random
+        return ImagePath(self.denoiser, sample, self.radius, single, random)
 
 
 class _Clock:
@@ -276,19 +255,3 @@ def sigma_tensor(noise: NoiseEstimate, image: Tensor) -> Tensor:
     if noise.map is None:
         return image.new_full((1, 1, 1, 1, 1), noise.sigma)
     return torch.as_tensor(noise.map.voxels.copy(), device=image.device)[None]
-
-
-def _measure(target: Target, volume: Volume) -> float:
-    return float(target(torch.from_numpy(volume.voxels.copy())[None])[0])
-
-
-def _weighted_region(target: WeightedSum, scan: Volume) -> Region:
-    """Return the voxels of a scan that a measurement of the fused image weighs."""
-    return Region((target.weights != 0).cpu().numpy(), scan.grid, target.name)
-
-
-def _map_volume(attribution: Attribution, name: str, scan: Volume, unit: str, measure: str) -> Volume:
-    per_input = attribution.kind == "gradient"
-    map_unit = unit if not per_input else ("1" if unit == scan.unit else f"{unit} / {scan.unit}")
-    step = Step("explain", {"method": attribution.method, "target": attribution.target, "measure": measure})
-    return scan.derive(attribution.maps[name][0].detach().cpu().numpy(), step, unit=map_unit)

@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 
 from medinterp import io
+from medinterp.assessment.full import CheckOptions
 from medinterp.attribution.by_name import NamedMethod, parse_fuser, parse_measure
 from medinterp.bundle import load_pipeline
+from medinterp.catalogue import bundle_for, find_bundle
 from medinterp.errors import ConfigError, GridMismatch, InputError, OutputError, UnsupportedSeries
 from medinterp.explanation import Explanation
 from medinterp.export.names import input_name
@@ -63,7 +65,8 @@ def check_output(output: str | Path, inputs: Mapping[str, Path], options: RunOpt
     for name, path in inputs.items():
         if place.is_relative_to(_real(path)):
             raise OutputError(f"the output folder is, or lies inside, the input '{name}'; choose a folder outside it")
-    for path in (*inputs.values(), *map(Path, (*options.targets, options.supervoxels, options.bundle))):
+    named = (*options.targets, options.supervoxels, *([] if options.bundle is None else [options.bundle]))
+    for path in (*inputs.values(), *map(Path, named)):
         if os.path.exists(path) and _real(path).is_relative_to(place):
             raise OutputError("the output folder holds an input of this run; choose another folder")
     return place
@@ -123,6 +126,13 @@ def _require_perpendicular(name: str, scan: Volume) -> None:
             "show the results out of place; convert the series with dcm2niix, which corrects a tilt, or resample it "
             "onto an orthogonal grid first"
         )
+
+
+def choose_bundle(options: RunOptions, scans: Mapping[str, Volume]) -> Path:
+    """Return the folder of the bundle that was asked for, else of the one for what the scans are."""
+    if options.bundle is not None:
+        return find_bundle(options.bundle)
+    return bundle_for({scan.modality for scan in scans.values()})
 
 
 def build_pipeline(folder: Path, options: RunOptions, device: torch.device) -> Pipeline:
@@ -198,4 +208,31 @@ def build_explanations(options: RunOptions) -> tuple[Explanation, ...]:
     measure = parse_measure(options.measure)
     methods = [NamedMethod(text, options.baseline, options.supervoxels) for text in dict.fromkeys(options.methods)]
     located = [parse_target(target) for target in dict.fromkeys(options.targets)]
-    return tuple(Explanation(method, locate, measure, options.halo) for locate in located for method in methods)
+    checks = CheckOptions() if options.certificate == "full" else None
+    return tuple(Explanation(method, locate, measure, options.halo, checks) for locate in located for method in methods)
+
+
+def check_explanations(
+    pipeline: Pipeline,
+    scans: Mapping[str, Volume],
+    explanations: Sequence[Explanation],
+    options: RunOptions,
+    limit: int,
+) -> None:
+    """Refuse, before minutes of denoising, what the explanations would be refused for after it.
+
+    A region that is found on the denoised scan, and the memory for a fused image's parts, are left to the run.
+
+    Raises:
+        MedinterpError: a region is not on the scan, a method does not apply, or a gradient takes more than ``limit``
+            bytes.
+    """
+    name, scan = next(iter(scans.items()))
+    for explanation in explanations:
+        if getattr(explanation.locate, "needs_removed", False):
+            continue
+        case, halo = pipeline.case(name, scan, explanation, seed=options.seed, whole=options.whole)
+        refuse = getattr(case.attributor, "refuse", None)
+        if refuse is not None:
+            refuse(case.target, case.forward(case.denoiser))
+        case.require_memory(halo, limit if len(scans) == 1 else None)

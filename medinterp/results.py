@@ -112,7 +112,8 @@ class ExplanationResult:
     ``asked`` is the method with its options, as the user wrote it. What is no property of an image, such as what
     was removed, has no number before. For a fused image there is one map, attribution and certificate per input,
     and their sums add up to the number, but for ``offset_share``: what the intensity mapping added (CT counts from
-    air). ``credits`` is the number divided by the modality ledger, when there is one.
+    air). ``credits`` is the number divided by the modality ledger, when there is one. A full
+    certificate brings the map's "mean" and "sd" over repeated scans.
     """
 
     region: Region
@@ -127,6 +128,7 @@ class ExplanationResult:
     unit: str
     offset_share: float = 0.0
     credits: Mapping[str, float] = field(default_factory=dict)
+    repeats: Mapping[str, Mapping[str, Volume]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,17 @@
 """The certificate of a map: whether it is complete, has converged, and depends on what the model learned."""
 
-import copy
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from medinterp.assessment.full import FullChecks
+from medinterp.assessment.randomisation import INSENSITIVE, SENSITIVE, Randomisation
 from medinterp.attribution.result import Attribution
 from medinterp.denoisers.base import Denoiser, evaluate
-from medinterp.errors import InputError, MethodNotValid, NonFinite
-
-Explain: TypeAlias = Callable[[Denoiser], Attribution]
-"""Denoiser -> the same explanation, made with that denoiser in place of the real one."""
-
-SENSITIVE = "sensitive to the model"
-INSENSITIVE = "insensitive to the model"
-UNDECIDED = "undecided: too few independent voxels"
-ALL_INPUT = 0.999
-"""A map of which a denoiser that changes nothing explains more than this says nothing about the model."""
+from medinterp.errors import NonFinite
 
 
 @dataclass(frozen=True)
@@ -37,30 +27,6 @@ class Tolerances:
     completeness: float = 0.01
     convergence: float = 0.1
     homogeneity: float = 1e-5
-
-
-@dataclass(frozen=True)
-class Randomisation:
-    """How much a map resembles the map of a network with random weights.
-
-    Args:
-        correlation: Pearson correlation of the two maps, after what a denoiser that changes nothing would show has
-            been taken out of both.
-        plain_correlation: the same without taking anything out; high where the model mostly keeps its input.
-        input_share: part of the map's variance that the map of a denoiser that changes nothing explains.
-        threshold: 3 / sqrt(independent voxels), the largest |correlation| of unrelated maps.
-        independent_voxels: effective number of them.
-        smoothing_voxels: width of the Gaussian blur that would make white noise as smooth as the maps.
-        verdict: SENSITIVE, INSENSITIVE or UNDECIDED.
-    """
-
-    correlation: float
-    plain_correlation: float
-    input_share: float
-    threshold: float
-    independent_voxels: float
-    smoothing_voxels: float
-    verdict: str
 
 
 @dataclass(frozen=True)
@@ -83,6 +49,7 @@ class Certificate:
         homogeneous: whether it is within tolerance.
         passed: nothing that was checked failed.
         notes: what failed or could not be checked, in words.
+        full: the checks of a full certificate, None where they were not asked for.
     """
 
     method: str
@@ -99,6 +66,17 @@ class Certificate:
     homogeneous: bool | None
     passed: bool
     notes: tuple[str, ...]
+    full: FullChecks | None = None
+
+
+def with_checks(certificate: Certificate, checks: FullChecks) -> Certificate:
+    """Return a certificate with the checks of a full one; it passes when both did."""
+    return replace(
+        certificate,
+        full=checks,
+        passed=certificate.passed and checks.passed,
+        notes=certificate.notes + checks.notes,
+    )
 
 
 def certify(
@@ -165,122 +143,6 @@ def _notes(
             f"threshold {randomisation.threshold:.2f}"
         )
     return tuple(notes)
-
-
-def check_randomisation(
-    attribution: Attribution, explain: Explain, network: nn.Module, *, generator: torch.Generator
-) -> Randomisation:
-    """Compare a map with the map of the same method on a network whose weights are all random.
-
-    Two more explanations are made: one with the random network, one with a denoiser that returns its input. The latter
-    map, which a network with a skip connection carries whatever its weights, is projected out of both before they are
-    compared. Unrelated maps exceed the threshold in about 0.3 % of the cases.
-
-    Args:
-        attribution: the map to be checked.
-        explain: makes the same explanation with another denoiser.
-        network: the network behind the map; it is copied, not changed.
-        generator: source of the random weights.
-
-    Source:
-        Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018.
-    """
-    random = explain(randomised(network, generator))
-    try:
-        untouched = _stacked(explain(_return_input))
-    except MethodNotValid:  # where nothing is done to the input, nothing is carried: what was removed, for one
-        untouched = torch.zeros_like(_stacked(attribution))
-    return compare_maps(_stacked(attribution), _stacked(random), untouched)
-
-
-def _return_input(x: Tensor, sigma: Tensor, *, cond: Tensor | None = None) -> Tensor:
-    """Change nothing: the denoiser that trusts its input."""
-    return x
-
-
-def _stacked(attribution: Attribution) -> Tensor:
-    """Return the maps of all inputs as (inputs, I, J, K), channels summed."""
-    return torch.cat([image.sum(dim=1) for image in attribution.maps.values()])
-
-
-def randomised(network: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Return a copy of a network with every weight drawn at random, at the size the weights had.
-
-    Weight tensors become Gaussian with mean zero and the same root mean square; vectors (biases, scales of normalising
-    layers) keep their mean and standard deviation. Buffers are left, since they are not learned.
-    """
-    duplicate = copy.deepcopy(network)
-    with torch.no_grad():  # weights are set, nothing is differentiated
-        for parameter in duplicate.parameters():
-            noise = torch.randn(parameter.shape, generator=generator, device=generator.device).to(parameter)
-            if parameter.ndim > 1:
-                parameter.copy_(noise * parameter.square().mean().sqrt())
-            else:
-                parameter.copy_(parameter.mean() + noise * parameter.std(correction=0))
-    return duplicate
-
-
-def compare_maps(
-    found: Float[Tensor, "M _ _ _"], random: Float[Tensor, "M _ _ _"], untouched: Float[Tensor, "M _ _ _"]
-) -> Randomisation:
-    """Correlate two maps of the same inputs, with ``untouched`` projected out of both.
-
-    The threshold is 3 / sqrt(n_eff). Each map is taken as smoothed noise under its own envelope; then the variance of
-    the correlation of unrelated maps is 1 / n_eff with
-
-        n_eff = [sum a^2 sum b^2 / sum a^2 b^2] / V,    V = sum over lags of rho_a rho_b,
-
-    where V, from the product of the power spectra, is (2 pi w^2)^1.5 voxels for maps smoothed by a Gaussian of width w,
-    and the bracket is the number of voxels for stationary maps.
-
-    Raises:
-        InputError: the maps have different shapes.
-    """
-    if not found.shape == random.shape == untouched.shape:
-        raise InputError(f"maps of {tuple(found.shape)}, {tuple(random.shape)}, {tuple(untouched.shape)}: expected one")
-    a, b, kept = (tensor - tensor.mean() for tensor in _cut_to_support(found, random, untouched))
-    plain, size = _correlate(a, b), float(a.norm())
-    a, b = _without(a, kept), _without(b, kept)
-    input_share = 1 - float(a.square().sum()) / size**2 if size else 1.0
-    shared, spread = float((a**2 * b**2).sum()), _correlation_volume(a, b)
-    independent = float((a**2).sum() * (b**2).sum()) / shared / spread if shared else 1.0
-    threshold = 3 / math.sqrt(max(independent, 1.0))
-    correlation = _correlate(a, b)
-    verdict = INSENSITIVE if input_share > ALL_INPUT or abs(correlation) > threshold else SENSITIVE
-    if threshold >= 1 and verdict == SENSITIVE:
-        verdict = UNDECIDED
-    width = math.sqrt(spread ** (2 / 3) / (2 * math.pi)) if spread > 1 else 0.0
-    return Randomisation(correlation, plain, input_share, threshold, max(independent, 1.0), width, verdict)
-
-
-def _cut_to_support(*maps: Tensor) -> list[Tensor]:
-    """Return the maps in float64, cut to the box outside which all are zero."""
-    used = torch.stack([image != 0 for image in maps]).any(dim=0).any(dim=0)
-    box: list[slice] = [slice(None)]
-    for axis in range(3):
-        others = [other for other in range(3) if other != axis]
-        index = used.any(dim=others[1]).any(dim=others[0]).nonzero()
-        box.append(slice(int(index[0]), int(index[-1]) + 1) if len(index) else slice(0, 1))
-    return [image[tuple(box)].to(torch.float64) for image in maps]
-
-
-def _correlate(a: Tensor, b: Tensor) -> float:
-    """Return the correlation of two maps of mean zero, 0 where one of them is constant."""
-    size = float(a.norm() * b.norm())
-    return float((a * b).sum()) / size if size else 0.0
-
-
-def _without(a: Tensor, kept: Tensor) -> Tensor:
-    """Return what is left of ``a`` after a least-squares fit of ``kept``."""
-    size = float(kept.square().sum())
-    return a - kept * (float((a * kept).sum()) / size) if size else a
-
-
-def _correlation_volume(a: Tensor, b: Tensor) -> float:
-    """Return the sum over lags of the product of both maps' autocorrelations, in voxels; at least 1."""
-    power_a, power_b = (torch.fft.fftn(image, dim=(1, 2, 3)).abs().square() for image in (a, b))
-    size = float(power_a.sum() * power_b.sum())
-    return max(float((power_a * power_b).sum()) * power_a.numel() / size, 1.0) if size else 1.0
 
 
 def homogeneity_residual(

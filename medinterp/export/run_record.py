@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from medinterp.attribution import RegionAttribution
+from medinterp.noise.estimate import NoiseEstimate
 from medinterp.results import ExplanationResult, FusionResult, InputResult, Result
 
 
@@ -69,7 +70,8 @@ def _input_record(one: InputResult) -> dict[str, Any]:
         "notes": list(source.notes),
         "noise": {"sigma": noise.sigma, "low": noise.low, "high": noise.high, "model": noise.model,
                   "method": noise.method,
-                  "noise_free_share": 0.0 if noise.map is None else float((noise.map.voxels == 0).mean())},
+                  "noise_free_share": 0.0 if noise.map is None else float((noise.map.voxels == 0).mean()),
+                  **_colour_record(noise)},
         "steps": [{"name": s.name, **s.parameters} for s in one.shown.provenance.steps],
     }  # fmt: skip
 
@@ -114,6 +116,22 @@ def _registration_record(fusion: FusionResult, name: str) -> dict[str, Any]:
         "inverse_consistency_mm": None if consistency is None else
         {"median": consistency.median_mm, "largest": consistency.largest_mm},
     }  # fmt: skip
+
+
+def _colour_record(noise: NoiseEstimate) -> dict[str, Any]:
+    """Return what is known of the colour of a scan's noise; nothing where it could not be measured."""
+    if noise.colour is None or noise.spectrum is None:
+        return {}
+    colour = noise.colour
+    return {
+        "coloured": not colour.is_white,
+        "spectrum_used": noise.model == "coloured",
+        "power_spectrum": noise.spectrum.as_record(),
+        "correlation_length_mm": [round(mm, 3) for mm in colour.width_mm],
+        "neighbour_correlation": [round(r, 3) for r in colour.neighbours],
+        "interpolated": list(colour.interpolated),
+        "colour": colour.describe(told=noise.model == "coloured"),
+    }
 
 
 def explanation_record(explained: ExplanationResult) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from medinterp.assessment.certificate import INSENSITIVE, SENSITIVE
+from medinterp.assessment.randomisation import INSENSITIVE, SENSITIVE
 from medinterp.export.drawn import Drawn
 from medinterp.export.fusion_section import fusion_section, weight_words
 from medinterp.export.report import Check, ExplainedMap, ExplanationSection, InputSection, ReportContext
@@ -59,6 +59,8 @@ def _input_section(name: str, one: InputResult, facts: RunFacts) -> InputSection
             f"This prior was trained on {', '.join(facts.trained_on)}, not on {one.scan.modality}: treat the result "
             "as a trial."
         )
+    if one.noise.colour is not None and not one.noise.colour.is_white:
+        notes.append(one.noise.colour.describe(told=one.noise.model == "coloured"))
     noise = one.noise
     silent = 0.0 if noise.map is None else float((noise.map.voxels == 0).mean())
     if silent:
@@ -68,8 +70,26 @@ def _input_section(name: str, one: InputResult, facts: RunFacts) -> InputSection
         )
     return InputSection(
         name, one.scan, one.denoised, one.removed, noise.sigma, noise.low, noise.high, noise.model, noise.method,
-        notes=tuple(notes),
+        rows=_spectrum_rows(one), notes=tuple(notes),
     )  # fmt: skip
+
+
+def _spectrum_rows(one: InputResult) -> tuple[tuple[str, str], ...]:
+    """Return the in-plane noise power spectrum as three figures with their 95 % intervals: low, largest, high."""
+    if one.noise.spectrum is None or one.noise.colour is None:
+        return ()
+    radial = one.noise.spectrum.radial()
+    unit = "a.u." if one.scan.unit == "1" else one.scan.unit
+    peak = int(radial.power.argmax())
+    chosen = {"lowest frequency": 0, "largest": peak, "highest frequency": len(radial.power) - 1}
+    rows = [
+        (
+            f"Noise power, {label}",
+            f"{radial.power[n]:.3g} ± {radial.error[n]:.2g} {unit}² mm² at {radial.frequency_per_mm[n]:.2f}/mm",
+        )
+        for label, n in chosen.items()
+    ]
+    return (*rows, ("Noise power, measured in", f"{one.noise.spectrum.windows} windows of flat tissue"))
 
 
 def _explanation_section(explained: ExplanationResult, drawn: tuple[Drawn, ...]) -> ExplanationSection:

@@ -8,7 +8,7 @@ from captum import attr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medinterp.assessment.certificate import INSENSITIVE, SENSITIVE, check_randomisation, compare_maps
+from medinterp.assessment.randomisation import INSENSITIVE, SENSITIVE, check_randomisation, compare_maps
 from medinterp.attribution import (
     EquivalentFilter,
     Given,

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medinterp.assessment.certificate import INSENSITIVE, SENSITIVE, check_randomisation
+from medinterp.assessment.randomisation import INSENSITIVE, SENSITIVE, check_randomisation
 from medinterp.attribution import (
     ExactShapley,
     FeatureAblation,

@@ -7,15 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from medinterp.assessment.certificate import (
+from medinterp.assessment.certificate import Tolerances, certify, homogeneity_residual
+from medinterp.assessment.randomisation import (
     INSENSITIVE,
     SENSITIVE,
     UNDECIDED,
-    Tolerances,
-    certify,
     check_randomisation,
     compare_maps,
-    homogeneity_residual,
     randomised,
 )
 from medinterp.attribution import Attribution, InputXGradient, RegionMean

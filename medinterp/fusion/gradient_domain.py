@@ -1,5 +1,6 @@
 """Fusion of edges: every modality's gradients where it tells most, made one image by the screened Poisson equation."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -31,8 +32,8 @@ class GradientDomain:
     Weights, tensor and scales are constants for differentiation: the fused image is linear in the modalities, constants
     and single modalities come back as they are, and each contribution is the same equation solved for its modality
     alone. Contrasts of opposite sign meet where the leading modality changes: no image has the gradients asked for, and
-    its values leave the range of the modalities (figures: docs/fusion.md). A modality without any contrast gets no
-    weight.
+    its values leave the range of the modalities (figures: docs/fusion.md) unless ``within_range`` cuts them off, at
+    some cost in edges. A modality without any contrast gets no weight.
 
     Args:
         offsets: added to a modality by name before scaling (for CT +1000 puts air at zero).
@@ -40,6 +41,7 @@ class GradientDomain:
         width_mm: smoothing of the structure tensor (standard deviation).
         base_width_mm: the same for the average far from edges.
         length_mm: finer structures than this follow the gradients, coarser ones the average.
+        within_range: whether a voxel beyond the values that the modalities have there becomes the nearest of them.
 
     Source:
         Di Zenzo, "A note on the gradient of a multi-image", CVGIP 33 (1986); Socolinsky & Wolff, "Multispectral image
@@ -51,6 +53,7 @@ class GradientDomain:
     width_mm: float = 2.0
     base_width_mm: float = 12.0
     length_mm: float = 15.0
+    within_range: bool = False
 
     def prepare(self, modality: Scaled, spacing_mm: Spacing) -> "Slopes":
         """Return a modality's gradient, its structure tensor and its contrast far around; see ``Fuser``."""
@@ -74,6 +77,8 @@ class GradientDomain:
             i, j, k = (weights[m] * slope for slope in p.slope)
             base = base_weights[m] * p.modality.image
             shares[m] = solve_screened((i, j, k), base, spacing_mm=p.spacing_mm, length_mm=self.length_mm)
+        if self.within_range:
+            shares = _cut_off(shares, {m: p.modality for m, p in parts.items()})
         return summed(shares, weights, {m: p.modality.scale for m, p in parts.items()})
 
 
@@ -94,6 +99,25 @@ class Slopes:
     tensor: Float[Tensor, "6 I J K"]
     far: Tensor
     spacing_mm: Spacing
+
+
+def _cut_off(shares: Mapping[str, Tensor], modalities: Mapping[str, Scaled]) -> dict[str, Tensor]:
+    """Return contributions that sum to the image cut to the range of what was measured at each voxel.
+
+    Where it is cut, the modality at that end of the range contributes its value and the others nothing: with this
+    choice held constant the image stays linear. Where nothing was measured nothing is cut.
+    """
+    image = torch.stack(list(shares.values())).sum(dim=0).detach()
+    values = torch.stack([p.image.detach() for p in modalities.values()])
+    seen = torch.stack([p.coverage.expand_as(p.image) for p in modalities.values()]) > 0
+    low, lowest = torch.where(seen, values, math.inf).min(dim=0)
+    high, highest = torch.where(seen, values, -math.inf).max(dim=0)
+    under, over = seen.any(dim=0) & (image < low), seen.any(dim=0) & (image > high)
+    cut = {}
+    for number, (m, share) in enumerate(shares.items()):
+        ends = (under & (lowest == number)) | (over & (highest == number))
+        cut[m] = torch.where(ends, modalities[m].image, torch.where(under | over, 0.0, share))
+    return cut
 
 
 def _certainty(contrast: Tensor, noise: Tensor) -> Tensor:

@@ -92,6 +92,27 @@ def test_the_gradient_fuser_keeps_the_edges_that_only_one_modality_has_without_r
     assert edge_recall(scaled["a"], scaled["b"]) < 0.1
 
 
+def test_an_image_kept_within_range_is_still_a_sum_of_linear_contributions() -> None:
+    images, sigmas, coverage = _private_edges()
+    coverage["b"] = coverage["b"].clone()
+    coverage["b"][..., :4] = 0
+    whole = {m: image / 0.9 for m, image in images.items()}  # 0.9 is the bright level of both
+    images["b"] = images["b"] * coverage["b"]
+    leaves = {m: image.clone().requires_grad_() for m, image in images.items()}
+    free = fuse(GradientDomain(), images, sigmas, coverage).image
+    kept = fuse(GradientDomain(within_range=True), leaves, sigmas, coverage)
+    scaled = {m: image / kept.scales[m].level for m, image in images.items()}
+    high = torch.maximum(scaled["a"], scaled["b"])
+    low = torch.where(coverage["b"] > 0, torch.minimum(scaled["a"], scaled["b"]), scaled["a"])
+    assert bool(((kept.image >= low) & (kept.image <= high)).all())
+    assert float((low - free).max()) > 0.01  # control: there is something to cut
+    assert min(edge_recall(kept.image.detach(), image) for image in whole.values()) >= 0.9
+    rows = torch.autograd.grad(kept.image.sum(), list(leaves.values()))
+    accounted = sum(float((row * x).sum()) for row, x in zip(rows, images.values(), strict=True))
+    # float64: linear for frozen weights and a frozen cut, nothing is left over
+    assert accounted == pytest.approx(float(kept.image.sum().detach()), rel=1e-8)
+
+
 def test_the_noisier_modality_leads_only_where_it_has_contrast() -> None:
     images, sigmas, coverage = _private_edges()
     sigmas["b"] = sigmas["b"] * 10

@@ -27,9 +27,14 @@ SHAPE, SPACING_MM = (100, 124, 92), 1.6
 PAIRS = (("T1", "T2"), ("T1", "CT"))
 SIGMAS = {"CT": 16.0}
 USUAL_SIGMA = 20.0
-FUSERS: Mapping[str, Fuser] = {"**variance-weighted**": VarianceWeighted(), "**gradient domain**": GradientDomain()}
+FUSERS: Mapping[str, Fuser] = {
+    "**variance-weighted**": VarianceWeighted(),
+    "**gradient domain**": GradientDomain(),
+    "**gradient domain, within range**": GradientDomain(within_range=True),
+}
 CLASSIC = ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM", "CC")
-HEAD = ["rule", "least Qabf", "least VIF", "least SSIM", "least CC", "edge recall", "beyond range", *CLASSIC]
+HEAD = ["rule", "least Qabf", "least VIF", "least SSIM", "least CC", "edge recall", "step from nothing", "beyond range",
+        *CLASSIC]  # fmt: skip
 
 
 def synthetic(names: Sequence[str]) -> tuple[dict[str, Scaled], tuple[float, float, float]]:
@@ -79,7 +84,8 @@ def _row(name: str, fused: np.ndarray, arrays: Mapping[str, np.ndarray]) -> list
     recall = [f"{edge_recall(_tensor(fused), image):.2f}" for image in images.values()]
     least = [f"{found.least[m]:.3f}" for m in ("Qabf", "VIF", "SSIM", "CC")]
     beyond = f"{100 * beyond_range(_tensor(fused), images):.0f} %"
-    row = [name, *least, " / ".join(recall), beyond, *(f"{found.classic[m]:.3g}" for m in CLASSIC)]
+    invented = f"{100 * invented_steps(_tensor(fused), images):.1f} %"
+    row = [name, *least, " / ".join(recall), invented, beyond, *(f"{found.classic[m]:.3g}" for m in CLASSIC)]
     print(*row, sep="; ", flush=True)
     return row
 
@@ -105,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--real", type=Path, nargs="+", metavar="SCAN", help="real scans on one grid")
     given = parser.parse_args(arguments)
     command = "python -m benchmarks.fusion"
-    columns = ["rule", "edge recall", "largest step where no input has one", "beyond range"]
+    columns = ["rule", "edge recall", "step from nothing", "beyond range"]
     parts = ["### Two boxes, each in one modality alone", report.table(columns, boxes())]
     for names in PAIRS:
         parts += [f"### {' and '.join(names)} of the synthetic head", report.table(HEAD, rows(*synthetic(names)))]
@@ -114,7 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command += f" --real {' '.join(stems)}"
         parts += [f"### {', '.join(stems)}", report.table(HEAD, rows(*real(given.real)))]
     note = (
-        "Least: over the modalities, of measures that compare the fused image with one of them. Beyond range: how far "
+        "Least: over the modalities, of measures that compare the fused image with one of them. Step from nothing: "
+        "the largest step to a neighbour where no input has any, as a share of the range. Beyond range: how far "
         "the fused image leaves the range of its inputs at most, as a share of it. The classic columns are means or "
         "sums over the modalities (MI, SCD, VIF, Qabf, SSIM, CC), or do not look at them at all (EN, SD, SF)."
     )

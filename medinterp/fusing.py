@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from medinterp.attribution.displacement import Sensitivity, Shift, displacement_sensitivity, shift_voxels
-from medinterp.attribution.modality import Ledger, modality_ledger
-from medinterp.fusion.fusers import Fused, Fuser
-from medinterp.fusion.joining import Carried, Joining
+from medinterp.attribution.modality import Ledger, Subset, modality_ledger
+from medinterp.fusion.fusers import Fused, Fuser, Scale
+from medinterp.fusion.joining import Carried, Joining, Ready
 from medinterp.fusion.registration import Registration
 from medinterp.fusion.warp import Warp
 from medinterp.results import Alignment, FusionResult, LedgerResult
@@ -18,6 +18,8 @@ from medinterp.volume import Grid, Provenance, Step, Volume
 
 AIR_HU = 1000.0
 """Added to CT before it is fused: air is nothing, as it is in MR."""
+_FEW = 4
+"""Up to so many scans the images of all subsets are kept while the ledger is made: 16 volumes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +53,8 @@ class Fusing:
             fuser=type(self.joining.fuser).__name__,
             options=_options(self.joining.fuser),
             on_own_grids=own,
-            alignments={m: self._alignment(m, cleaned[m], carried.images[m]) for m in self.registrations},
-            carried={m: self._carried(m, image) for m, image in carried.images.items()},
+            alignments={m: self._alignment(m, cleaned[m], carried, fused) for m in self.registrations},
+            carried={m: self._carried(m, carried, fused) for m in self.scans},
             ledger=self._ledger(carried, fused) if ledger else None,
         )
 
@@ -79,9 +81,10 @@ class Fusing:
     def _volume(self, image: Tensor, step: Step) -> Volume:
         return next(iter(self.scans.values())).derive(image[0].cpu().numpy(), step, unit="1")
 
-    def _carried(self, name: str, image: Tensor) -> Volume:
-        """Return one denoised image on the first one's grid."""
+    def _carried(self, name: str, carried: Carried, fused: Fused) -> Volume:
+        """Return one denoised image on the first one's grid; where it was not measured there is air."""
         reference, scan = next(iter(self.scans.values())), self.scans[name]
+        image = _aired(carried.images[name], carried.coverage[name], fused.scales[name])
         if not self._moved(name):
             return scan.derive(image[0].cpu().numpy(), Step("denoised"))
         provenance = scan.provenance.then(Step("carry", self._carrying(name)))
@@ -94,29 +97,42 @@ class Fusing:
         there = self.joining.carried(cleaned, sigmas, onto=self.joining.grids[name]).fuse(scales=fused.scales)
         return self.scans[name].derive(there.image[0].cpu().numpy(), self._step(fused), unit="1")
 
-    def _alignment(self, name: str, image: Tensor, after: Tensor) -> Alignment:
+    def _alignment(self, name: str, image: Tensor, carried: Carried, fused: Fused) -> Alignment:
         scan, reference = self.scans[name], next(iter(self.scans.values()))
-        before = Warp(scan.grid, reference.grid)(image)
+        warp = Warp(scan.grid, reference.grid)
+        before = _aired(warp(image), warp.coverage(image), fused.scales[name])
         provenance = Provenance(scan.provenance.source, (Step("as the files place it"),))
         placed = Volume(before[0].cpu().numpy(), reference.grid, scan.unit, scan.modality, provenance)
-        return Alignment(self.registrations[name], placed, self._carried(name, after))
+        return Alignment(self.registrations[name], placed, self._carried(name, carried, fused))
 
     def _ledger(self, carried: Carried, fused: Fused) -> LedgerResult:
         """Return the ledger of the fused image, and what one voxel of displacement would do to it."""
-        found = self._play(carried, fused)
+        nothing, names = torch.zeros_like(fused.image), list(self.scans)
+        known: dict[Subset, Tensor] = {}
+
+        def play(ready: Ready, moved: str | None = None) -> Ledger:
+            """Join every subset; one without the moved scan is joined but once, for few scans."""
+
+            def game(subset: Subset, _draw: torch.Generator) -> Tensor:
+                if moved not in subset and subset in known:
+                    return known[subset]
+                image = ready.join(subset).image if subset else nothing
+                if moved is None and len(names) <= _FEW:
+                    known[subset] = image
+                return image
+
+            return modality_ledger(game, names, generator=torch.Generator().manual_seed(self.seed))
+
+        ready = carried.prepare(fused.scales)
 
         def shifted(name: str, shift: Shift) -> Ledger:
-            images = {**carried.images, name: shift_voxels(carried.images[name], shift)}
-            return self._play(replace(carried, images=images), fused)
+            images = {name: shift_voxels(carried.images[name], shift)}
+            part = replace(carried, images=images).prepare(fused.scales).parts
+            return play(replace(ready, parts={**ready.parts, **part}), name)
 
-        moved = [m for m in self.scans if self._moved(m)] or list(self.scans)[1:]
+        moved = [m for m in self.scans if self._moved(m)] or names[1:]
+        found = play(ready)
         return self._ledger_result(found, displacement_sensitivity(found, shifted, moved))
-
-    def _play(self, carried: Carried, fused: Fused) -> Ledger:
-        generator = torch.Generator().manual_seed(self.seed)
-        return modality_ledger(
-            lambda present, _: carried.fuse(present, fused.scales).image, list(self.scans), generator=generator
-        )
 
     def _ledger_result(self, found: Ledger, sensitivity: Sensitivity) -> LedgerResult:
         about = {"game": "the fuser over the modalities present", "evaluations": found.evaluations}
@@ -154,6 +170,11 @@ def plan_fusing(
     if is_dataclass(fuser) and offsets and "offsets" in {f.name for f in fields(fuser)}:
         fuser = replace(fuser, offsets=offsets)
     return Fusing(Joining(fuser, grids), scans, registrations, seed)
+
+
+def _aired(image: Tensor, coverage: Tensor, scale: Scale) -> Tensor:
+    """Return an image whose unmeasured voxels hold what counts as nothing: 0 HU would be water."""
+    return image - scale.offset * (1 - coverage)
 
 
 def _options(fuser: Fuser) -> dict[str, Any]:

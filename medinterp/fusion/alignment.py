@@ -99,8 +99,9 @@ class _Search:
         """Return the transform found and the metric there, smaller is better; infinite where nothing overlaps."""
         transform, value = type(start)(start), np.inf
         for level in levels:
-            if level.size_mm < 0.75 * min(max(self.fixed.GetSpacing()), max(self.moving.GetSpacing())):
-                continue  # finer than what was measured
+            finest = 0.75 * min(max(self.fixed.GetSpacing()), max(self.moving.GetSpacing()))
+            if np.isfinite(value) and level.size_mm < finest:
+                continue  # finer than what was measured; the first level always runs, its steps are shorter
             method = self._method(level)
             try:
                 fixed, moving = self._images(level.size_mm)

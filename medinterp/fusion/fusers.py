@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from medinterp.errors import InputError
 Image: TypeAlias = Float[Tensor, "B C I J K"]
 Sigma: TypeAlias = Float[Tensor, "#B #C #I #J #K"]
 Coverage: TypeAlias = Float[Tensor, "1 1 I J K"]
+Spacing: TypeAlias = tuple[float, float, float]
 
 LEAST_NOISE = 1e-4
 """Share of bright tissue below which noise counts as this much: no scan is free of it, a synthetic one may be."""
@@ -48,28 +49,85 @@ class Fused:
     scales: Mapping[str, Scale]
 
 
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """One modality in the fused image's scale.
+
+    Args:
+        image: no unit, bright tissue at about 1, zero where nothing was measured.
+        variance: its mean variance in this scale, one number; a constant.
+        coverage: 1 where it was measured, else 0.
+        scale: how its unit was mapped.
+    """
+
+    image: Image
+    variance: Tensor
+    coverage: Coverage
+    scale: Scale
+
+
 @runtime_checkable
 class Fuser(Protocol):
-    """Joins denoised modalities on one grid; linear in them once weights and scales are frozen."""
+    """Joins denoised modalities on one grid; linear in them once weights and scales are frozen.
 
-    def fuse(
-        self,
-        images: Mapping[str, Image],
-        sigmas: Mapping[str, Sigma],
-        coverage: Mapping[str, Coverage],
-        *,
-        spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
-        scales: Mapping[str, Scale] | None = None,
-    ) -> Fused:
-        """Return the fused image and its account.
+    In two steps, so that every subset of the modalities can be joined without preparing each anew.
+    """
 
-        Args:
-            images: denoised, by modality.
-            sigmas: standard deviation of what is uncertain in each: its posterior's, or its noise as an upper bound.
-            coverage: 1 where a modality was measured, else 0.
-            spacing_mm: of the grid.
-            scales: taken as given instead of measured; the same scales make images of subsets comparable.
-        """
+    def prepare(self, modality: Scaled, spacing_mm: Spacing) -> Any:
+        """Return what the fuser needs of one modality, whoever it is joined with."""
+
+    def join(self, parts: Mapping[str, Any]) -> Fused:
+        """Return the fused image of prepared modalities, and its account."""
+
+
+def fuse(
+    fuser: Fuser,
+    images: Mapping[str, Image],
+    sigmas: Mapping[str, Sigma],
+    coverage: Mapping[str, Coverage],
+    *,
+    spacing_mm: Spacing = (1.0, 1.0, 1.0),
+    scales: Mapping[str, Scale] | None = None,
+) -> Fused:
+    """Return the fused image and its account.
+
+    Args:
+        fuser: joins them.
+        images: denoised, by modality.
+        sigmas: standard deviation of what is uncertain in each: its posterior's, or its noise as an upper bound.
+        coverage: 1 where a modality was measured, else 0.
+        spacing_mm: of the grid.
+        scales: taken as given instead of measured; the same scales make images of subsets comparable.
+
+    Raises:
+        InputError: a modality has no voxel above zero.
+    """
+    brought = bring_to_scale(images, sigmas, coverage, getattr(fuser, "offsets", {}), scales)
+    return fuser.join({m: fuser.prepare(modality, spacing_mm) for m, modality in brought.items()})
+
+
+def bring_to_scale(
+    images: Mapping[str, Image],
+    sigmas: Mapping[str, Sigma],
+    coverage: Mapping[str, Coverage],
+    offsets: Mapping[str, float],
+    scales: Mapping[str, Scale] | None = None,
+) -> dict[str, Scaled]:
+    """Return every modality in the fused image's scale, measured unless given; see ``fuse``.
+
+    Raises:
+        InputError: a modality has no voxel above zero.
+    """
+    used = measure_scales(images, coverage, offsets) if scales is None else scales
+    return {
+        m: Scaled(
+            (image + used[m].offset * coverage[m]) / used[m].level,
+            relative_variance(m, sigmas, coverage, used),
+            coverage[m],
+            used[m],
+        )
+        for m, image in images.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -87,38 +145,23 @@ class VarianceWeighted:
 
     offsets: Mapping[str, float] = field(default_factory=dict)
 
-    def __call__(
-        self, images: Mapping[str, Image], sigmas: Mapping[str, Sigma], coverage: Mapping[str, Coverage]
-    ) -> Image:
-        """Return the fused image, dimensionless, bright tissue at about 1.
+    def prepare(self, modality: Scaled, spacing_mm: Spacing) -> Scaled:
+        """Return the modality as it is; see ``Fuser``."""
+        del spacing_mm  # voxels are averaged one by one
+        return modality
 
-        Raises:
-            InputError: a modality has no positive voxel.
-        """
-        return self.fuse(images, sigmas, coverage).image
-
-    def contributions(
-        self, images: Mapping[str, Image], sigmas: Mapping[str, Sigma], coverage: Mapping[str, Coverage]
-    ) -> dict[str, Tensor]:
-        """Return what each modality adds to the fused image; they sum to it."""
-        return dict(self.fuse(images, sigmas, coverage).contributions)
-
-    def fuse(
-        self,
-        images: Mapping[str, Image],
-        sigmas: Mapping[str, Sigma],
-        coverage: Mapping[str, Coverage],
-        *,
-        spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
-        scales: Mapping[str, Scale] | None = None,
-    ) -> Fused:
-        """Return the fused image and its account; see ``Fuser``."""
-        used = measure_scales(images, coverage, self.offsets) if scales is None else scales
-        precision = {m: coverage[m] / relative_variance(m, sigmas, coverage, used) for m in images}
+    def join(self, parts: Mapping[str, Scaled]) -> Fused:
+        """Return the weighted average; see ``Fuser``."""
+        precision = {m: part.coverage / part.variance for m, part in parts.items()}
         total = torch.stack(list(precision.values())).sum(dim=0).clamp_min(torch.finfo(torch.float32).tiny)
-        weights = {m: precision[m] / total for m in images}
-        parts = {m: weights[m] * scaled(image, used[m], coverage[m]) for m, image in images.items()}
-        return Fused(torch.stack(list(parts.values())).sum(dim=0), parts, weights, used)
+        weights = {m: precision[m] / total for m in parts}
+        shares = {m: weights[m] * part.image for m, part in parts.items()}
+        return summed(shares, weights, {m: part.scale for m, part in parts.items()})
+
+
+def summed(contributions: Mapping[str, Tensor], weights: Mapping[str, Tensor], scales: Mapping[str, Scale]) -> Fused:
+    """Return the fused image as the sum of what each modality adds."""
+    return Fused(torch.stack(list(contributions.values())).sum(dim=0), contributions, weights, scales)
 
 
 def measure_scales(
@@ -139,11 +182,6 @@ def measure_scales(
         rank = max(1, int(0.98 * foreground.numel()))
         found[name] = Scale(offset, float(foreground.kthvalue(rank).values))
     return found
-
-
-def scaled(image: Image, scale: Scale, coverage: Coverage) -> Image:
-    """Return a modality in the fused image's scale; where it was not measured it stays zero."""
-    return (image + scale.offset * coverage) / scale.level
 
 
 def relative_variance(

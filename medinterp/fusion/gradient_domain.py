@@ -1,25 +1,17 @@
 """Fusion of edges: every modality's gradients where it tells most, made one image by the screened Poisson equation."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
-from medinterp.fusion.fusers import (
-    Coverage,
-    Fused,
-    Image,
-    Scale,
-    Sigma,
-    measure_scales,
-    relative_variance,
-    scaled,
-)
-from medinterp.fusion.poisson import Gradient, Spacing, forward_gradient, solve_screened
+from medinterp.fusion.fusers import Coverage, Fused, Scaled, Spacing, summed
+from medinterp.fusion.poisson import Gradient, along_axis, forward_gradient, solve_screened
 
+_PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # entries of a symmetric matrix
 _TRUNCATED = 3.0  # standard deviations
 
 
@@ -28,25 +20,28 @@ class GradientDomain:
     """The image whose gradients are those of the modality that tells most, voxel by voxel.
 
     1. Every modality comes to one scale, ``(value + offset) / bright level``, which is stored.
-    2. The multi-modal structure tensor (Di Zenzo), the sum over modalities of each one's smoothed gradient products
-       over its variance, has at every voxel a direction of greatest change.
-    3. A modality's weight is its own contrast along that direction over its variance, to a power, normalised over the
-       modalities.
+    2. A modality's structure tensor, its smoothed gradient products, counts by the share of it that is no noise
+       (contrast over contrast plus the variance that its uncertainty gives a gradient). Their sum, the multi-modal
+       structure tensor (Di Zenzo), has at every voxel a direction of greatest change.
+    3. A modality's weight is its own such contrast along that direction, to a power, normalised over the modalities:
+       of two clean scans the one with more contrast leads, and a noisy one only where it has contrast to tell.
     4. The asked-for gradients are the weighted sum of the modalities' gradients; far from edges the image follows
        their average, weighted by the same contrast over a wider neighbourhood.
     5. The screened Poisson equation gives the image nearest to both.
 
     Weights, tensor and scales are constants for differentiation: the fused image is linear in the modalities, constants
     and single modalities come back as they are, and each contribution is the same equation solved for its modality
-    alone. Contrasts of opposite sign meet where the leading modality changes, and the image bends there; a modality
-    without any contrast gets no weight.
+    alone. Contrasts of opposite sign meet where the leading modality changes: no image has the gradients asked for, and
+    its values leave the range of the modalities (figures: docs/fusion.md) unless ``within_range`` cuts them off, at
+    some cost in edges. A modality without any contrast gets no weight.
 
     Args:
         offsets: added to a modality by name before scaling (for CT +1000 puts air at zero).
-        power: how strictly the leading modality takes all: 1 is in proportion to contrast over variance.
+        power: how strictly the leading modality takes all: 1 is in proportion to squared contrast.
         width_mm: smoothing of the structure tensor (standard deviation).
         base_width_mm: the same for the average far from edges.
         length_mm: finer structures than this follow the gradients, coarser ones the average.
+        within_range: whether a voxel beyond the values that the modalities have there becomes the nearest of them.
 
     Source:
         Di Zenzo, "A note on the gradient of a multi-image", CVGIP 33 (1986); Socolinsky & Wolff, "Multispectral image
@@ -54,96 +49,137 @@ class GradientDomain:
     """
 
     offsets: Mapping[str, float] = field(default_factory=dict)
-    power: float = 2.0
-    width_mm: float = 1.5
+    power: float = 8.0
+    width_mm: float = 2.0
     base_width_mm: float = 12.0
     length_mm: float = 15.0
+    within_range: bool = False
 
-    def fuse(
-        self,
-        images: Mapping[str, Image],
-        sigmas: Mapping[str, Sigma],
-        coverage: Mapping[str, Coverage],
-        *,
-        spacing_mm: Spacing = (1.0, 1.0, 1.0),
-        scales: Mapping[str, Scale] | None = None,
-    ) -> Fused:
-        """Return the fused image and its account; see ``Fuser``.
+    def prepare(self, modality: Scaled, spacing_mm: Spacing) -> "Slopes":
+        """Return a modality's gradient, its structure tensor and its contrast far around; see ``Fuser``."""
+        slope = _measured_gradient(modality.image, modality.coverage, spacing_mm)
+        square = torch.stack([s.detach() ** 2 for s in slope]).sum(dim=0).mean(dim=(0, 1), keepdim=True)
+        far = smooth(square, self.base_width_mm, spacing_mm)
+        tensor = _structure_tensor(slope, self.width_mm, spacing_mm)
+        noise = 2 * modality.variance * sum(mm**-2 for mm in spacing_mm)  # of a gradient's three components together
+        certain = _certainty(tensor[0] + tensor[3] + tensor[5], noise)
+        return Slopes(modality, slope, tensor * certain, far * _certainty(far, noise), spacing_mm)
 
-        Raises:
-            InputError: a modality has no voxel above zero.
-        """
-        used = measure_scales(images, coverage, self.offsets) if scales is None else scales
-        shared = {m: scaled(image, used[m], coverage[m]) for m, image in images.items()}
-        slopes = {m: _measured_gradient(image, coverage[m], spacing_mm) for m, image in shared.items()}
-        variance = {m: relative_variance(m, sigmas, coverage, used) for m in images}
-        weights = self._weights(slopes, variance, coverage, spacing_mm)
-        far = self._far_weights(slopes, variance, coverage, spacing_mm)
-        parts = {}
-        for m, image in shared.items():
-            i, j, k = (weights[m] * slope for slope in slopes[m])
-            parts[m] = solve_screened((i, j, k), far[m] * image, spacing_mm=spacing_mm, length_mm=self.length_mm)
-        return Fused(torch.stack(list(parts.values())).sum(dim=0), parts, weights, used)
-
-    def _weights(
-        self,
-        slopes: Mapping[str, Gradient],
-        variance: Mapping[str, Tensor],
-        coverage: Mapping[str, Coverage],
-        spacing_mm: Spacing,
-    ) -> dict[str, Tensor]:
-        tensors = {m: _structure_tensor(slope, self.width_mm, spacing_mm) for m, slope in slopes.items()}
-        joint = torch.stack([tensors[m] / variance[m] for m in tensors]).sum(dim=0)
-        along = leading_direction(joint)
-        energy = {
-            m: torch.einsum("...i,...ij,...j->...", along, tensor, along)[None, None] / variance[m]
-            for m, tensor in tensors.items()
-        }
-        return _shares(energy, coverage, self.power)
-
-    def _far_weights(
-        self,
-        slopes: Mapping[str, Gradient],
-        variance: Mapping[str, Tensor],
-        coverage: Mapping[str, Coverage],
-        spacing_mm: Spacing,
-    ) -> dict[str, Tensor]:
-        energy = {}
-        for m, slope in slopes.items():
-            square = torch.stack([s.detach() ** 2 for s in slope]).sum(dim=0).mean(dim=(0, 1), keepdim=True)
-            energy[m] = smooth(square, self.base_width_mm, spacing_mm) / variance[m]
-        return _shares(energy, coverage, 1.0)
+    def join(self, parts: Mapping[str, "Slopes"]) -> Fused:
+        """Return the image whose gradients are those of the leading modalities; see ``Fuser``."""
+        along = leading_direction(torch.stack([p.tensor for p in parts.values()]).sum(dim=0))
+        energy = {m: _along(p.tensor, along)[None, None] for m, p in parts.items()}
+        coverage = {m: p.modality.coverage for m, p in parts.items()}
+        weights = _shares(energy, coverage, self.power)
+        base_weights = _shares({m: p.far for m, p in parts.items()}, coverage, 1.0)
+        shares = {}
+        for m, p in parts.items():
+            i, j, k = (weights[m] * slope for slope in p.slope)
+            base = base_weights[m] * p.modality.image
+            shares[m] = solve_screened((i, j, k), base, spacing_mm=p.spacing_mm, length_mm=self.length_mm)
+        if self.within_range:
+            shares = _cut_off(shares, {m: p.modality for m, p in parts.items()})
+        return summed(shares, weights, {m: p.modality.scale for m, p in parts.items()})
 
 
-def leading_direction(tensor: Float[Tensor, "I J K 3 3"]) -> Float[Tensor, "I J K 3"]:
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """What the gradient-domain fuser needs of one modality.
+
+    Args:
+        modality: in the fused image's scale.
+        slope: its gradient per mm, where it was measured.
+        tensor: its structure tensor without noise, the six products of ``_PAIRS``; a constant.
+        far: its squared contrast without noise, in a wide neighbourhood; a constant.
+        spacing_mm: of the grid.
+    """
+
+    modality: Scaled
+    slope: Gradient
+    tensor: Float[Tensor, "6 I J K"]
+    far: Tensor
+    spacing_mm: Spacing
+
+
+def _cut_off(shares: Mapping[str, Tensor], modalities: Mapping[str, Scaled]) -> dict[str, Tensor]:
+    """Return contributions that sum to the image cut to the range of what was measured at each voxel.
+
+    Where it is cut, the modality at that end of the range contributes its value and the others nothing: with this
+    choice held constant the image stays linear. Where nothing was measured nothing is cut.
+    """
+    image = torch.stack(list(shares.values())).sum(dim=0).detach()
+    values = torch.stack([p.image.detach() for p in modalities.values()])
+    seen = torch.stack([p.coverage.expand_as(p.image) for p in modalities.values()]) > 0
+    low, lowest = torch.where(seen, values, math.inf).min(dim=0)
+    high, highest = torch.where(seen, values, -math.inf).max(dim=0)
+    under, over = seen.any(dim=0) & (image < low), seen.any(dim=0) & (image > high)
+    cut = {}
+    for number, (m, share) in enumerate(shares.items()):
+        ends = (under & (lowest == number)) | (over & (highest == number))
+        cut[m] = torch.where(ends, modalities[m].image, torch.where(under | over, 0.0, share))
+    return cut
+
+
+def _certainty(contrast: Tensor, noise: Tensor) -> Tensor:
+    """Return the share of a squared contrast that is no noise, 0 to 1."""
+    return contrast / (contrast + noise).clamp_min(1e-30)
+
+
+def leading_direction(tensor: Float[Tensor, "6 I J K"]) -> Float[Tensor, "3 I J K"]:
     """Return the unit vector of greatest change: the eigenvector of the largest eigenvalue, by squaring the matrix.
 
-    Six squarings raise the ratio of eigenvalues to the 64th power; where two are equal any direction in their plane
+    Five squarings raise the ratio of eigenvalues to the 32nd power; where two are equal any direction in their plane
     serves as well.
+
+    Args:
+        tensor: symmetric matrices, as the six entries of ``_PAIRS``.
     """
     power = tensor
-    for _ in range(6):
-        power = power / power.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(1e-30)[..., None, None]
-        power = power @ power
-    column = power.norm(dim=-2).argmax(dim=-1)
-    vector = torch.take_along_dim(power, column[..., None, None], dim=-1)[..., 0]
-    return vector / vector.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+    for _ in range(5):
+        xx, xy, xz, yy, yz, zz = power / (power[0] + power[3] + power[5]).clamp_min(1e-30)
+        power = torch.stack(
+            [
+                xx * xx + xy * xy + xz * xz,
+                xx * xy + xy * yy + xz * yz,
+                xx * xz + xy * yz + xz * zz,
+                xy * xy + yy * yy + yz * yz,
+                xy * xz + yy * yz + yz * zz,
+                xz * xz + yz * yz + zz * zz,
+            ]
+        )
+    xx, xy, xz, yy, yz, zz = power
+    # every column is the wanted vector times one of its components: the one with the largest is the most exact
+    largest = torch.stack([xx, yy, zz]).argmax(dim=0)
+    columns = torch.stack([torch.stack([xx, xy, xz]), torch.stack([xy, yy, yz]), torch.stack([xz, yz, zz])])
+    vector = torch.take_along_dim(columns, largest[None, None], dim=0)[0]
+    return vector / vector.norm(dim=0, keepdim=True).clamp_min(1e-30)
 
 
 def smooth(image: Float[Tensor, "B C I J K"], width_mm: float, spacing_mm: Spacing) -> Float[Tensor, "B C I J K"]:
-    """Return an image smoothed by a Gaussian of this standard deviation; borders repeat the outermost voxel."""
+    """Return an image smoothed by a Gaussian of this standard deviation; borders repeat the outermost voxel.
+
+    As a product with a matrix along each axis: for the lengths of scans faster than a convolution, however wide.
+    """
     for axis, mm in zip((2, 3, 4), spacing_mm, strict=True):
-        width = width_mm / mm
-        reach = max(1, round(_TRUNCATED * width))
-        place = torch.arange(-reach, reach + 1, dtype=image.dtype, device=image.device)
-        kernel = torch.exp(-0.5 * (place / width) ** 2)
-        shape = [1, 1, 1, 1, 1]
-        shape[axis] = -1
-        padding = [0, 0, 0, 0, 0, 0]
-        padding[2 * (4 - axis)] = padding[2 * (4 - axis) + 1] = reach
-        padded = functional.pad(image, padding, mode="replicate")
-        image = functional.conv3d(padded, (kernel / kernel.sum()).reshape(shape))
+        image = along_axis(_blur(image.shape[axis], width_mm / mm).to(image), image, axis)
     return image
+
+
+def _blur(length: int, width: float) -> Float[Tensor, "n n"]:
+    """Return Gaussian smoothing of a line as a matrix; what falls beyond the ends counts as their voxel."""
+    reach = max(1, round(_TRUNCATED * width))
+    steps = torch.arange(-reach, reach + 1)
+    kernel = torch.exp(-0.5 * (steps.to(torch.float64) / width) ** 2)
+    rows = torch.arange(length)[:, None].expand(length, len(steps))
+    columns = (rows + steps).clamp(0, length - 1)
+    matrix = torch.zeros(length, length, dtype=torch.float64)
+    return matrix.index_put((rows, columns), (kernel / kernel.sum()).expand(length, -1), accumulate=True)
+
+
+def _along(tensor: Float[Tensor, "6 I J K"], direction: Float[Tensor, "3 I J K"]) -> Float[Tensor, "I J K"]:
+    """Return the change along a direction: the quadratic form of the structure tensor."""
+    terms = [(1 if a == b else 2) * tensor[n] * direction[a] * direction[b] for n, (a, b) in enumerate(_PAIRS)]
+    return torch.stack(terms).sum(dim=0)
 
 
 def _measured_gradient(image: Tensor, coverage: Coverage, spacing_mm: Spacing) -> Gradient:
@@ -156,16 +192,11 @@ def _measured_gradient(image: Tensor, coverage: Coverage, spacing_mm: Spacing) -
     return kept[0], kept[1], kept[2]
 
 
-def _structure_tensor(slope: Gradient, width_mm: float, spacing_mm: Spacing) -> Float[Tensor, "I J K 3 3"]:
+def _structure_tensor(slope: Gradient, width_mm: float, spacing_mm: Spacing) -> Float[Tensor, "6 I J K"]:
     """Return the smoothed products of a gradient's components, averaged over batch and channels."""
     parts = [s.detach() for s in slope]
-    entries = {
-        (a, b): smooth((parts[a] * parts[b]).mean(dim=(0, 1), keepdim=True), width_mm, spacing_mm)[0, 0]
-        for a in range(3)
-        for b in range(a, 3)
-    }
-    rows = [torch.stack([entries[min(a, b), max(a, b)] for b in range(3)], dim=-1) for a in range(3)]
-    return torch.stack(rows, dim=-2)
+    products = torch.stack([(parts[a] * parts[b]).mean(dim=(0, 1)) for a, b in _PAIRS])
+    return smooth(products[:, None], width_mm, spacing_mm)[:, 0]
 
 
 def _shares(energy: Mapping[str, Tensor], coverage: Mapping[str, Coverage], power: float) -> dict[str, Tensor]:

@@ -2,11 +2,12 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from medinterp.fusion.fusers import Fused, Fuser, Image, Scale, Sigma
+from medinterp.fusion.fusers import Fused, Fuser, Image, Scale, Sigma, bring_to_scale
 from medinterp.fusion.warp import Warp
 from medinterp.volume import Grid
 
@@ -61,6 +62,16 @@ class Carried:
     coverage: Mapping[str, Tensor]
     spacing_mm: tuple[float, float, float]
 
+    def prepare(self, scales: Mapping[str, Scale] | None = None) -> "Ready":
+        """Return the images prepared by the fuser, so that any of them can be joined.
+
+        Args:
+            scales: intensity mapping to take as given instead of measured.
+        """
+        offsets = getattr(self.fuser, "offsets", {})
+        brought = bring_to_scale(self.images, self.sigmas, self.coverage, offsets, scales)
+        return Ready(self.fuser, {m: self.fuser.prepare(part, self.spacing_mm) for m, part in brought.items()})
+
     def fuse(self, present: Collection[str] | None = None, scales: Mapping[str, Scale] | None = None) -> Fused:
         """Return the fused image of those present, all unless named; without any it is zero.
 
@@ -68,11 +79,24 @@ class Carried:
             present: names of those that take part.
             scales: intensity mapping to take as given.
         """
-        names = [m for m in self.images if present is None or m in present]
+        names = self.images if present is None else present
         if not names:
-            nothing = torch.zeros_like(next(iter(self.images.values())))
-            return Fused(nothing, {}, {}, {})
-        images, sigmas, coverage = (
-            {m: values[m] for m in names} for values in (self.images, self.sigmas, self.coverage)
-        )
-        return self.fuser.fuse(images, sigmas, coverage, spacing_mm=self.spacing_mm, scales=scales)
+            return Fused(torch.zeros_like(next(iter(self.images.values()))), {}, {}, {})
+        return self.prepare(scales).join(names)
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """Prepared images, of which any can be joined.
+
+    Args:
+        fuser: joins them.
+        parts: what it prepared of each.
+    """
+
+    fuser: Fuser
+    parts: Mapping[str, Any]
+
+    def join(self, present: Collection[str]) -> Fused:
+        """Return the fused image of those present, at least one."""
+        return self.fuser.join({m: part for m, part in self.parts.items() if m in present})

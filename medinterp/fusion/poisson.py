@@ -1,13 +1,15 @@
 """The screened Poisson equation on a box: the image whose gradients are nearest to those asked for, solved by DCT."""
 
 import math
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Spacing = tuple[float, float, float]
-Gradient = tuple[Tensor, Tensor, Tensor]
+from medinterp.fusion.fusers import Spacing
+
+Gradient: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 def forward_gradient(image: Float[Tensor, "B C I J K"], spacing_mm: Spacing) -> Gradient:
@@ -39,10 +41,10 @@ def solve_screened(
     transforms = [_cosines(n, base) for n in base.shape[2:]]
     spectrum = right
     for axis, cosines in zip((2, 3, 4), transforms, strict=True):
-        spectrum = _along(cosines, spectrum, axis)
+        spectrum = along_axis(cosines, spectrum, axis)
     spectrum = spectrum / (screening + _eigenvalues(base, spacing_mm))
     for axis, cosines in zip((2, 3, 4), transforms, strict=True):
-        spectrum = _along(cosines.T, spectrum, axis)
+        spectrum = along_axis(cosines.T, spectrum, axis)
     return spectrum
 
 
@@ -66,7 +68,8 @@ def _cosines(n: int, like: Tensor) -> Tensor:
     return matrix.to(like)
 
 
-def _along(matrix: Tensor, image: Tensor, axis: int) -> Tensor:
+def along_axis(matrix: Float[Tensor, "m n"], image: Tensor, axis: int) -> Tensor:
+    """Return a matrix applied to every line of an image along one axis."""
     return torch.movedim(torch.tensordot(matrix, image, dims=([1], [axis])), 0, axis)
 
 

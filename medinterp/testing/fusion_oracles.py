@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from medinterp.attribution.modality import Pair, Subset
 
@@ -111,3 +112,26 @@ def _strength(image: Tensor) -> Tensor:
         last = torch.zeros_like(image.narrow(axis, 0, 1))
         steps.append(torch.cat([step, last], dim=axis).abs())
     return torch.stack(steps).amax(dim=0)
+
+
+def invented_steps(fused: Tensor, images: Mapping[str, Tensor]) -> float:
+    """Return the largest step of the fused image where no modality has any: ringing and halos, as a share of the range.
+
+    A step is the difference to the next voxel along an axis; a modality has none where its 3 x 3 x 3 neighbourhood
+    varies by less than a hundredth of the modalities' range.
+    """
+    stacked = torch.stack([image.double() for image in images.values()])
+    extent = float(stacked.max() - stacked.min())
+    flat = torch.ones_like(fused, dtype=torch.bool)
+    for image in images.values():
+        high = functional.max_pool3d(image, 3, stride=1, padding=1)
+        low = -functional.max_pool3d(-image, 3, stride=1, padding=1)
+        flat &= (high - low) < 0.01 * extent
+    return float(_strength(fused)[flat].max()) / extent
+
+
+def beyond_range(fused: Tensor, images: Mapping[str, Tensor]) -> float:
+    """Return how far the fused image leaves the range of the modalities at most, as a share of that range."""
+    stacked = torch.stack([image.double() for image in images.values()])
+    low, high = float(stacked.min()), float(stacked.max())
+    return max(float(fused.max()) - high, low - float(fused.min()), 0.0) / (high - low)

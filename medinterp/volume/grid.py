@@ -80,9 +80,9 @@ class Grid:
 
     def mismatch(self, other: "Grid", tol_mm: float = TOLERANCE_MM) -> str | None:
         """Say why two grids differ, in mm at the corners; None when they are the same within ``tol_mm``."""
-        if self.shape != other.shape:
-            return f"{self.shape} voxels against {other.shape}"
         distance = float(np.linalg.norm(self.corners() - other.corners(), axis=1).max())
+        if self.shape != other.shape:
+            return f"{self.shape} voxels against {other.shape}, corners up to {distance:.3g} mm apart"
         return f"corners up to {distance:.3g} mm apart" if distance > tol_mm else None
 
     def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> "Grid":

@@ -5,8 +5,11 @@ import pytest
 import torch
 
 from medinterp.errors import InputError
-from medinterp.fusion.fusers import VarianceWeighted
+from medinterp.fusion.fusers import VarianceWeighted, fuse
+from medinterp.fusion.gradient_domain import GradientDomain, leading_direction, smooth
+from medinterp.fusion.poisson import forward_gradient, solve_screened
 from medinterp.fusion.warp import Warp
+from medinterp.testing.fusion_oracles import beyond_range, edge_recall, invented_steps, two_boxes
 from medinterp.volume import Grid
 
 
@@ -36,9 +39,9 @@ def test_the_contributions_sum_to_the_fused_image_exactly() -> None:
     images = {m: torch.rand(1, 1, 6, 6, 6, generator=generator, dtype=torch.float64) + 0.5 for m in ("t1", "t2")}
     sigmas = {m: torch.full((1, 1, 1, 1, 1), s, dtype=torch.float64) for m, s in (("t1", 0.1), ("t2", 0.3))}
     coverage = {m: torch.ones(1, 1, 6, 6, 6, dtype=torch.float64) for m in images}
-    fuser = VarianceWeighted()
-    parts = fuser.contributions(images, sigmas, coverage)
-    assert torch.equal(fuser(images, sigmas, coverage), parts["t1"] + parts["t2"])
+    fused = fuse(VarianceWeighted(), images, sigmas, coverage)
+    parts = fused.contributions
+    assert torch.equal(fused.image, parts["t1"] + parts["t2"])
     assert parts["t1"].mean() > parts["t2"].mean()  # the cleaner scan counts more
 
 
@@ -46,11 +49,10 @@ def test_identical_modalities_fuse_to_themselves_with_equal_shares() -> None:
     image = torch.rand(1, 1, 5, 5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 0.2
     images, sigma = {"a": image, "b": image}, torch.full((1, 1, 1, 1, 1), 0.1, dtype=torch.float64)
     coverage = {m: torch.ones_like(image) for m in images}
-    fuser, sigmas = VarianceWeighted(), {"a": sigma, "b": sigma}
-    parts = fuser.contributions(images, sigmas, coverage)
-    assert torch.equal(parts["a"], parts["b"])
+    fused = fuse(VarianceWeighted(), images, {"a": sigma, "b": sigma}, coverage)
+    assert torch.equal(fused.contributions["a"], fused.contributions["b"])
     # the fused image is the image on the common scale: proportional to it, to rounding
-    ratio = fuser(images, sigmas, coverage) / image
+    ratio = fused.image / image
     assert float(ratio.max() - ratio.min()) < 1e-12 * float(ratio.max())
 
 
@@ -59,7 +61,8 @@ def test_a_voxel_only_one_modality_covers_is_its_own_there() -> None:
     half = torch.ones_like(image)
     half[..., 3:] = 0
     images, sigma = {"a": image, "b": image * half}, torch.full((1, 1, 1, 1, 1), 0.1)
-    parts = VarianceWeighted().contributions(images, {"a": sigma, "b": sigma}, {"a": torch.ones_like(image), "b": half})
+    coverage = {"a": torch.ones_like(image), "b": half}
+    parts = fuse(VarianceWeighted(), images, {"a": sigma, "b": sigma}, coverage).contributions
     assert float(parts["b"][..., 3:].abs().max()) == 0
     assert float(parts["a"][..., 3:].min()) > 0
 
@@ -67,4 +70,83 @@ def test_a_voxel_only_one_modality_covers_is_its_own_there() -> None:
 def test_an_empty_modality_is_refused() -> None:
     image, sigma = torch.zeros(1, 1, 4, 4, 4), torch.ones(1, 1, 1, 1, 1)
     with pytest.raises(InputError, match="no voxel above zero"):
-        VarianceWeighted()({"t1": image}, {"t1": sigma}, {"t1": torch.ones_like(image)})
+        fuse(VarianceWeighted(), {"t1": image}, {"t1": sigma}, {"t1": torch.ones_like(image)})
+
+
+def _private_edges() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    images = two_boxes(32)
+    sigmas = {m: torch.full((1, 1, 1, 1, 1), 0.02, dtype=torch.float64) for m in images}
+    return images, sigmas, {m: torch.ones_like(image) for m, image in images.items()}
+
+
+def test_the_gradient_fuser_keeps_the_edges_that_only_one_modality_has_without_ringing() -> None:
+    images, sigmas, coverage = _private_edges()
+    scaled = {m: image / 0.9 for m, image in images.items()}  # 0.9 is the bright level of both
+    fused = fuse(GradientDomain(), images, sigmas, coverage).image
+    assert min(edge_recall(fused, image) for image in scaled.values()) >= 0.9
+    assert invented_steps(fused, scaled) <= 0.02
+    assert beyond_range(fused, scaled) <= 0.1  # a box in one modality alone lifts the average far around it
+    # control: the average halves every private edge, and a copy loses the other's
+    average = fuse(VarianceWeighted(), images, sigmas, coverage).image
+    assert min(edge_recall(average, image, share=0.6) for image in scaled.values()) < 0.1
+    assert edge_recall(scaled["a"], scaled["b"]) < 0.1
+
+
+def test_an_image_kept_within_range_is_still_a_sum_of_linear_contributions() -> None:
+    images, sigmas, coverage = _private_edges()
+    coverage["b"] = coverage["b"].clone()
+    coverage["b"][..., :4] = 0
+    whole = {m: image / 0.9 for m, image in images.items()}  # 0.9 is the bright level of both
+    images["b"] = images["b"] * coverage["b"]
+    leaves = {m: image.clone().requires_grad_() for m, image in images.items()}
+    free = fuse(GradientDomain(), images, sigmas, coverage).image
+    kept = fuse(GradientDomain(within_range=True), leaves, sigmas, coverage)
+    scaled = {m: image / kept.scales[m].level for m, image in images.items()}
+    high = torch.maximum(scaled["a"], scaled["b"])
+    low = torch.where(coverage["b"] > 0, torch.minimum(scaled["a"], scaled["b"]), scaled["a"])
+    assert bool(((kept.image >= low) & (kept.image <= high)).all())
+    assert float((low - free).max()) > 0.01  # control: there is something to cut
+    assert min(edge_recall(kept.image.detach(), image) for image in whole.values()) >= 0.9
+    rows = torch.autograd.grad(kept.image.sum(), list(leaves.values()))
+    accounted = sum(float((row * x).sum()) for row, x in zip(rows, images.values(), strict=True))
+    # float64: linear for frozen weights and a frozen cut, nothing is left over
+    assert accounted == pytest.approx(float(kept.image.sum().detach()), rel=1e-8)
+
+
+def test_the_noisier_modality_leads_only_where_it_has_contrast() -> None:
+    images, sigmas, coverage = _private_edges()
+    sigmas["b"] = sigmas["b"] * 10
+    fused = fuse(GradientDomain(), images, sigmas, coverage)
+    edge = (forward_gradient(images["b"], (1.0, 1.0, 1.0))[0].abs() > 0.1)[0, 0]
+    assert float(fused.weights["b"][0, 0][edge].mean()) > 0.9
+    assert float(fused.weights["b"][0, 0][~edge].mean()) < 0.6
+
+
+def test_the_screened_poisson_equation_returns_the_image_whose_gradient_and_base_it_is_given() -> None:
+    image = torch.rand(1, 1, 7, 9, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    spacing = (1.0, 2.0, 0.7)
+    found = solve_screened(forward_gradient(image, spacing), image, spacing_mm=spacing, length_mm=5.0)
+    assert torch.allclose(found, image, atol=1e-12)
+    # control: by another spacing the gradient is another
+    other = solve_screened(forward_gradient(image, (1.0, 1.0, 1.0)), image, spacing_mm=spacing, length_mm=5.0)
+    assert not torch.allclose(other, image, atol=1e-2)
+
+
+def test_smoothing_keeps_constants_and_matches_scipy() -> None:
+    from scipy import ndimage
+
+    image = torch.rand(1, 1, 12, 9, 10, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    assert torch.allclose(smooth(torch.ones_like(image), 3.0, (1.0, 2.0, 1.5)), torch.ones_like(image), atol=1e-12)
+    expected = ndimage.gaussian_filter(image[0, 0].numpy(), 2.0, mode="nearest", truncate=3.0)
+    assert np.allclose(smooth(image, 2.0, (1.0, 1.0, 1.0))[0, 0].numpy(), expected, atol=1e-12)
+
+
+def test_the_leading_direction_is_the_first_eigenvector() -> None:
+    factors = torch.randn(3, 3, 4, 4, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    matrices = torch.einsum("ab...,cb...->...ac", factors, factors)
+    pairs = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+    found = leading_direction(torch.stack([matrices[..., a, b] for a, b in pairs]))
+    values, vectors = torch.linalg.eigh(matrices)
+    apart = values[..., 2] > 1.5 * values[..., 1]  # elsewhere 32 powers do not part them
+    aligned = (found.movedim(0, -1) * vectors[..., 2]).sum(-1).abs()
+    assert float(aligned[apart].min()) > 1 - 1e-6

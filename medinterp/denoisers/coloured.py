@@ -25,7 +25,7 @@ KEPT_MM = 2.5
 """Standard deviation of the Gaussian that divides a slice into what the scan knows better and what the denoiser does.
 
 Half its amplitude is left at 0.075/mm. Where a denoiser's error and the noise of filtered back-projection are equal was
-measured at 0.07 to 0.16/mm, lowest for a smooth kernel and much noise: docs/decisions/0003-coloured-noise.md.
+measured at 0.07 to 0.14/mm, lowest for a smooth kernel and much noise: docs/decisions/0003-coloured-noise.md.
 """
 KEPT_VOXELS = 1.6
 """The same in voxels, where they are large: a Gaussian hardly wider than a voxel would give its noise back."""

@@ -27,7 +27,7 @@ PEAK_HU = 2000.0
 """PSNR's peak: the span from air to dense bone, as is usual for CT; RMSE in HU is free of it."""
 PROTOCOL = f"""PSNR in dB (RMSE in HU) over {BODY_HU[0]:.0f} to {BODY_HU[1]:.0f} HU, peak {PEAK_HU:.0f} HU. The clean
 scan is the real one blurred in the plane; noise of a lower dose is drawn in its projections (Poisson and electronic)
-and reconstructed with three kernels. Baselines are told the noise level of soft tissue and take the setting that is
+and reconstructed with the kernels named. Baselines are told the noise level of soft tissue and take the setting that is
 best by truth; ours estimates level and spectrum from the noisy scan, and in the column before the last ignores the
 spectrum."""
 PLANE, SLICES = 192, 12
@@ -103,7 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = "\n\n".join(
         [
             f"## Low-dose CT: {name}",
-            f"`python -m benchmarks.low_dose --scan {name} --blur {given.blur:g} --seed {given.seed}`",
+            f"`python -m benchmarks.low_dose --scan {name} --blur {given.blur:g} --kernels {' '.join(given.kernels)} "
+            f"--seed {given.seed}`",
             f"{' x '.join(map(str, case.clean.grid.shape))} voxels. {' '.join(PROTOCOL.split())}",
             report.table(["noise", "noisy", *COMPARED, "ours, as if white", "**ours, colour told**"], rows),
             report.versions("medinterp", "torch", "scikit-image", "dipy", "PyWavelets"),

@@ -25,8 +25,10 @@ KEPT_MM = 2.5
 """Standard deviation of the Gaussian that divides a slice into what the scan knows better and what the denoiser does.
 
 Half its amplitude is left at 0.075/mm. Where a denoiser's error and the noise of filtered back-projection are equal was
-measured at 0.06 to 0.07/mm (40 HU) and above 0.1/mm (15 HU): docs/decisions/0003-coloured-noise.md.
+measured at 0.07 to 0.14/mm, lowest for a smooth kernel and much noise: docs/decisions/0003-coloured-noise.md.
 """
+KEPT_VOXELS = 1.6
+"""The same in voxels, where they are large: a Gaussian hardly wider than a voxel would give its noise back."""
 TRUNCATED = 3.0
 """Standard deviations at which the Gaussian ends."""
 
@@ -119,12 +121,21 @@ class TwoScale:
         return -(-(both + max(self._reach)) // self.stride) * self.stride
 
     @property
-    def _reach(self) -> Triple:
-        """Voxels over which low frequencies are taken, along I, J, K: none across the slices."""
+    def _kept_voxels(self) -> tuple[float, float, float]:
+        """Standard deviation of the Gaussian along I, J, K in voxels: none across the slices."""
         if self.spectrum is None:
-            return (0, 0, 0)
-        i, j, k = (math.ceil(TRUNCATED * KEPT_MM / mm) for mm in self.spectrum.spacing_mm)
-        return (0, j, k) if self.spectrum.slice_axis == 0 else (i, 0, k) if self.spectrum.slice_axis == 1 else (i, j, 0)
+            return (0.0, 0.0, 0.0)
+        across = self.spectrum.slice_axis
+        plane = [mm for axis, mm in enumerate(self.spectrum.spacing_mm) if axis != across]
+        kept_mm = max(KEPT_MM, KEPT_VOXELS * max(plane))
+        i, j, k = (0.0 if axis == across else kept_mm / mm for axis, mm in enumerate(self.spectrum.spacing_mm))
+        return i, j, k
+
+    @property
+    def _reach(self) -> Triple:
+        """Voxels over which low frequencies are taken, along I, J, K."""
+        i, j, k = (math.ceil(TRUNCATED * sd) for sd in self._kept_voxels)
+        return i, j, k
 
     @property
     def network(self) -> Any:
@@ -195,9 +206,8 @@ class TwoScale:
 
     def _low(self, x: Tensor) -> Tensor:
         """Return the low frequencies of every slice; voxels beyond the border repeat it."""
-        for axis, reach in enumerate(self._reach, start=2):
-            if reach and self.spectrum is not None:
-                sd = KEPT_MM / self.spectrum.spacing_mm[axis - 2]
+        for axis, (reach, sd) in enumerate(zip(self._reach, self._kept_voxels, strict=True), start=2):
+            if reach:
                 line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device) / sd) ** 2)
                 shape, pad = [1, 1, 1, 1, 1], [0] * 6
                 shape[axis] = len(line)

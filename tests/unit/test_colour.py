@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from medinterp.errors import InputError
 from medinterp.noise.colour import colour_of, estimate_colour, estimate_level_map
-from medinterp.noise.ct import Coloured
+from medinterp.noise.ct import HIGHEST, Coloured
 from medinterp.noise.estimate import Auto
 from medinterp.noise.spectrum import spectrum_of, white_spectrum
 from medinterp.noise.spectrum_estimate import estimate_spectrum
@@ -106,6 +106,19 @@ def test_the_ct_estimator_gives_level_interval_map_and_colour():
     assert found.colour is not None
     assert not found.colour.is_white
     assert Coloured(level_map=False)(scan(40 + soft(12.0))).map is None
+
+
+def test_fine_anatomy_is_not_taken_for_several_times_the_noise():
+    """A quarter of the slice is full of fine detail that is no noise, as the vessels of a lung are."""
+    voxels = 40 + soft(10.0)
+    lung = -800 + soft(8.0, seed=1) + 150 * (white(1.0, seed=2) > 0)
+    voxels[:48, :48] = lung[:48, :48]
+    found = Coloured()(scan(voxels))
+    vessels = np.s_[0, 12:36, 12:36]
+    assert found.map.voxels.max() <= HIGHEST * found.sigma * (1 + 1e-6)  # float32
+    assert np.median(found.map.voxels[vessels]) < 1.3 * found.sigma
+    believed = estimate_level_map(scan(voxels), found.spectrum).voxels  # the control: without the limit
+    assert np.median(believed[vessels]) > 2 * found.sigma
 
 
 def test_a_scan_without_noise_has_no_map():

@@ -86,6 +86,14 @@ def test_the_mean_of_an_organ_is_kept_whatever_the_denoiser_makes_of_it(edges):
     assert found[distance < 29].mean() < 29.5  # the control: at its border it is
 
 
+@pytest.mark.parametrize("pixel_mm", [0.8, 3.0])
+def test_low_frequencies_that_are_kept_hold_little_of_a_voxels_noise_whatever_the_size_of_voxels(pixel_mm):
+    """White noise, of which a denoiser removes all: what comes back is a Gaussian's share, below 10 % of its power."""
+    told = TwoScale(lambda x, sigma, cond=None: 0 * x).told(white_spectrum(10.0, (pixel_mm, pixel_mm, 5.0)))
+    noise = torch.randn(1, 1, 64, 64, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert float(told(noise, torch.ones(1, 1, 1, 1, 1).double()).var()) < 0.1
+
+
 def test_the_estimate_is_exactly_its_jacobian_applied_to_image_and_noise_level():
     told = TwoScale(small()).told(spectrum())
     x, sigma = example((16, 16, 16))

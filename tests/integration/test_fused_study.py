@@ -39,7 +39,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory, motion: Transform) -> dict[s
 @pytest.fixture(scope="module")
 def study(paths: dict[str, Path]) -> Path:
     out = paths["t1"].parent / "study"
-    command = [sys.executable, "-m", "medinterp.cli", "run", f"t1={paths['t1']}", f"t2={paths['t2']}", "-o", str(out),
+    command = [sys.executable, "-m", "medinterp", "run", f"t1={paths['t1']}", f"t2={paths['t2']}", "-o", str(out),
                "--register", "rigid", "--ledger", "--target", _TARGET, "--progress", "none"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr

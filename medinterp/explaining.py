@@ -12,6 +12,7 @@ from medinterp.assessment.full import CHECKS
 from medinterp.attribution import Attribution, Target, WeightedSum
 from medinterp.certification import RepeatMaps, certify_fully
 from medinterp.denoisers.base import Denoiser
+from medinterp.errors import ConfigError
 from medinterp.explanation import Case, Explanation, Kept
 from medinterp.fusion.joining import Joining
 from medinterp.progress import OnStep, StepInfo, ignore
@@ -76,9 +77,11 @@ class Explaining:
         """Make every explanation, in their order.
 
         Raises:
+            ConfigError: a halo is asked for where the image is drawn at random.
             MethodNotValid: a method does not apply to its measurement.
             DeviceError: a gradient would take more memory than there is.
         """
+        require_no_halo(explanations, random=self._random)
         done: list[ExplanationResult] = []
         for _, together in groupby(explanations, key=lambda e: (id(e.locate), id(e.measure), e.halo)):
             alike = list(together)
@@ -210,6 +213,16 @@ class _Numbers:
     unit: str
     offset_share: float
     credits: Mapping[str, float]
+
+
+def require_no_halo(explanations: Sequence[Explanation], *, random: bool) -> None:
+    """Refuse a halo where the image is drawn at random.
+
+    Raises:
+        ConfigError: a crop would draw other noise than the image.
+    """
+    if random and any(e.halo is not None for e in explanations):
+        raise ConfigError("a halo with a random sampler: a crop would draw other noise than the image; leave it out")
 
 
 def _measure(target: Target, volume: Volume) -> float:

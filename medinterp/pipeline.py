@@ -13,7 +13,7 @@ from torch import Tensor
 from medinterp.denoisers.base import Denoiser
 from medinterp.denoisers.tiled import BYTES_PER_VOXEL, Tiled, choose_tile
 from medinterp.errors import ConfigError
-from medinterp.explaining import Explaining, ImagePath
+from medinterp.explaining import Explaining, ImagePath, require_no_halo
 from medinterp.explanation import Case, Explanation
 from medinterp.fusing import plan_fusing
 from medinterp.fusion.fusers import Fuser
@@ -130,10 +130,7 @@ class Pipeline:
         """
         if not whole and scans != 1:
             raise ConfigError(f"explaining alone takes one scan, not {scans}; run the whole path to fuse them")
-        if self.sampler.stochastic and any(e.halo is not None for e in explanations):
-            raise ConfigError(
-                "a halo with a random sampler: a crop would draw other noise than the image; leave it out"
-            )
+        require_no_halo(explanations, random=self.sampler.stochastic)
         bent = [e.measure.name for e in explanations if not e.measure.linear]
         if bent and scans > 1:
             raise ConfigError(
@@ -197,6 +194,23 @@ class Pipeline:
         clock.lap("explain")
         return Result(results, fusion, tuple(explained), clock.seconds, seed, device, tiles)
 
+    def open(self, name: str, scan: Volume, *, seed: int = 0, device: str = "cpu") -> Explaining:
+        """Measure a scan's noise once, and return what then answers question after question about it.
+
+        The answers are those of ``run`` with ``whole=False``: the volume is not denoised, each explanation is made on
+        the crop that matters to it.
+
+        Args:
+            name: of the input.
+            scan: the scan.
+            seed: of every random number.
+            device: torch device of the computation.
+        """
+        noise = silent_where_masked(self.estimator(scan), scan)
+        image = torch.as_tensor(scan.voxels.copy(), device=device)[None]
+        result = self._input_result(scan, noise, None, seed)
+        return self.told(noise)._alone(name, result, image, sigma_tensor(noise, image), seed)
+
     def case(
         self, name: str, scan: Volume, explanation: Explanation, *, seed: int, whole: bool = True
     ) -> tuple[Case, int | None]:
@@ -214,11 +228,12 @@ class Pipeline:
         image = sigma.expand(1, *scan.voxels.shape)  # its shape is all that is asked of it
         noise = NoiseEstimate(1.0, 1.0, 1.0, "gaussian", "none")
         removed = scan.derive(np.zeros_like(scan.voxels), Step("removed noise")) if whole else None
-        results = {name: InputResult(scan, noise, scan, None, removed)}
-        joining = Joining(self.fuser, {name: scan.grid})
-        path = {name: self._path(seed)}
-        explaining = Explaining(path, results, None, joining, {name: image}, {name: sigma}, seed)
-        return explaining.case(explanation)
+        return self._alone(name, InputResult(scan, noise, scan, None, removed), image, sigma, seed).case(explanation)
+
+    def _alone(self, name: str, result: InputResult, image: Tensor, sigma: Tensor, seed: int) -> Explaining:
+        """Return what explains one input's image."""
+        joining = Joining(self.fuser, {name: result.scan.grid})
+        return Explaining({name: self._path(seed)}, {name: result}, None, joining, {name: image}, {name: sigma}, seed)
 
     def _input_result(self, scan: Volume, noise: NoiseEstimate, cleaned: Tensor | None, seed: int) -> InputResult:
         level = noise.map.voxels if noise.map is not None else np.full_like(scan.voxels, noise.sigma)

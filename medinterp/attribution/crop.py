@@ -22,7 +22,8 @@ class CropOptions:
     Args:
         stride: crops start on a multiple of it (the voxels between two positions of the network's coarsest level).
         measure_halo: measure the error of a smaller halo by explaining once more on a larger crop: the exact one if
-            it has at most ``affordable_voxels``, else one with twice the halo.
+            it has at most ``affordable_voxels``, else one with a stride's voxels more. For the shipped network that
+            is the true error within a tenth of it, since from 12 voxels on it falls tenfold with every 8 more.
         affordable_voxels: largest exact crop to spend on that measurement.
         gradients: kept between calls that differ in the method alone, so that those that read a gradient share one.
     """
@@ -116,7 +117,7 @@ def explain_region(
         statistics |= {"halo_error": 0.0, "halo_value_error": 0.0, "halo_reference_voxels": float(exact.voxels)}
     elif halo is not None and options.measure_halo:
         affordable = exact.voxels <= options.affordable_voxels
-        larger = exact if affordable else run.box(max(2 * halo, options.stride), within=exact)
+        larger = exact if affordable else run.box(halo + options.stride, within=exact)
         statistics["halo_reference_voxels"] = float(larger.voxels)
         if run.by_regions:  # to make the map again would take hundreds of evaluations: the number alone must do
             statistics["halo_value_error"] = _relative_error(found.value, run.value(larger))

@@ -119,6 +119,7 @@ class ExplanationSection:
         value_after: the number on the result: what the maps explain.
         maps: one map per input.
         checks: the certificate.
+        pictures: of the certificate, with their captions.
         rows: further figures to list, label and text.
         notes: what a reader should know about this explanation.
     """
@@ -130,6 +131,7 @@ class ExplanationSection:
     value_after: float
     maps: tuple[ExplainedMap, ...]
     checks: tuple[Check, ...] = ()
+    pictures: tuple[tuple[Picture, str], ...] = ()
     rows: Rows = ()
     notes: tuple[str, ...] = ()
 

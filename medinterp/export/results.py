@@ -25,7 +25,12 @@ def write_study(result: Result, facts: RunFacts, folder: Path, *, overwrite: boo
     drawn = list(draw_maps(result))
     room = expected_bytes(
         sum(one.scan.voxels.size for one in result.inputs.values()),
-        sum(v.voxels.size for e in result.explanations for v in e.maps.values()),
+        sum(
+            v.voxels.size
+            for e in result.explanations
+            for group in (e.maps, *e.repeats.values())
+            for v in group.values()
+        ),
     )
     stages = len(result.inputs) + 1
     with StudyFolder(folder, overwrite=overwrite, expected_bytes=room) as study:

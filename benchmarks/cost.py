@@ -42,7 +42,7 @@ def run_case(command: list[str], scan: Path, output: Path) -> list[str]:
     """Run one command and return wall seconds, compute seconds, peak memory and the crop's measured error."""
     verb, *options = command
     begun = time.perf_counter()
-    line = [sys.executable, "-m", "medinterp.cli", verb, str(scan), "-o", str(output), "--progress", "none", *options]
+    line = [sys.executable, "-m", "medinterp", verb, str(scan), "-o", str(output), "--progress", "none", *options]
     subprocess.run(line, check=True, capture_output=True, env={**os.environ})
     wall = time.perf_counter() - begun
     record = json.loads((output / "run.json").read_text())

@@ -38,7 +38,7 @@ def main() -> None:
     tiles = []
     for method in names("attributors"):
         text = f"{method}:{DRAWS[method]}" if method in DRAWS else method
-        chosen = RunOptions(methods=(text,), supervoxels=DIVISIONS.get(method, "slic:size_mm=16"), **options)
+        chosen = RunOptions(methods=(text,), supervoxels=DIVISIONS.get(method, "slic:size_mm=24"), **options)
         result = pipeline.run({"scan": scan}, build_explanations(chosen), whole=False)
         tiles.append(_tile(method, scan, result.explanations[0]))
     rows = [tiles[n : n + COLUMNS] for n in range(0, len(tiles), COLUMNS)]

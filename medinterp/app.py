@@ -8,6 +8,8 @@ from typing import Any
 
 from medinterp.attribution.by_name import division_without_path
 from medinterp.catalogue import find_bundle, versions
+from medinterp.denoisers.tiled import BYTES_PER_VOXEL
+from medinterp.export.fusion_section import fusion_lines
 from medinterp.export.results import RunFacts, write_study
 from medinterp.options import RunOptions
 from medinterp.pipeline import Pipeline
@@ -15,7 +17,9 @@ from medinterp.preparation import (
     Inputs,
     build_explanations,
     build_pipeline,
+    check_explanations,
     check_output,
+    choose_bundle,
     name_inputs,
     read_inputs,
     sampler_word,
@@ -44,8 +48,12 @@ class Study:
                 f"{name}: noise {noise.sigma:.4g} {one.scan.unit} ({noise.model}, 95 % interval {noise.low:.4g} to "
                 f"{noise.high:.4g})"
             )
+            if noise.colour is not None and noise.colour.is_coloured:
+                lines.append(f"{name}: {noise.colour.describe(told=noise.model == 'coloured')}")
             if one.scan.modality not in self.facts.trained_on:
                 lines.append(f"{name}: this prior was not trained on {one.scan.modality}; treat the result as a trial")
+        if self.result.fusion is not None:
+            lines += fusion_lines(self.result.fusion)
         for explained in self.result.explanations:
             claimed = [c.residual for c in explained.certificates.values() if c.complete is not None]
             account = f", completeness residual {max(claimed):.1e}" if claimed else ""
@@ -93,12 +101,16 @@ def run(
     named = name_inputs(inputs)
     place = check_output(output, named, chosen)
     device = check_device(chosen.device)
-    folder = find_bundle(chosen.bundle)
+    if chosen.bundle is not None:
+        find_bundle(chosen.bundle)  # what is misspelled is said before anything is read
     on_step(StepInfo("read", 0, len(named)))
     scans = read_inputs(named, chosen)
     on_step(StepInfo("read", len(named), len(named)))
+    folder = choose_bundle(chosen, scans)
     pipeline = build_pipeline(folder, chosen, device)
     explanations = build_explanations(chosen)
+    budget = voxel_budget(chosen.max_memory_gb, device)
+    check_explanations(pipeline, scans, explanations, chosen, budget * BYTES_PER_VOXEL)
     loaded = time.perf_counter() - begun
     with memory_errors():
         result = pipeline.run(
@@ -106,7 +118,7 @@ def run(
             explanations,
             seed=chosen.seed,
             device=str(device),
-            max_voxels=voxel_budget(chosen.max_memory_gb, device),
+            max_voxels=budget,
             whole=chosen.whole,
             on_step=on_step,
         )
@@ -122,6 +134,8 @@ def _facts(bundle: str, pipeline: Pipeline, options: RunOptions, seconds: Mappin
     """Return what the run record says beside the results: every choice, and no path."""
     parameters = {k: v for k, v in asdict(options).items() if k not in ("overwrite", "dry_run")}
     parameters["targets"] = [without_path(t) for t in options.targets]
+    for key in ("transforms", "register_masks"):  # names of inputs, not of files
+        parameters[key] = [text.partition("=")[0] for text in parameters[key]]
     parameters["supervoxels"] = division_without_path(options.supervoxels)
     parameters |= {"bundle": bundle, "sampler": sampler_word(pipeline.sampler), "steps": pipeline.steps}
     return RunFacts(

@@ -18,8 +18,6 @@ from medinterp.volume import Grid, Provenance, Source, Volume
 
 # MONAI is imported where its own tools call: to load it takes longer than to explain a region.
 
-DEFAULT_BUNDLE = "mri_denoise"
-
 
 def load_pipeline(folder: Path) -> Pipeline:
     """Build the Pipeline that a bundle's ``pipeline`` key describes, running nothing that is not allowed.
@@ -192,5 +190,6 @@ class PipelineInferer:
         modality, unit = str(meta.get("modality", "MR")), str(meta.get("unit", "a.u."))
         volume = Volume(values, Grid(shape, affine), unit, modality, Provenance(Source("memory")))
         image = torch.as_tensor(volume.voxels.copy(), device=sample.device)[None]
-        level = sigma_tensor(silent_where_masked(self.pipeline.estimator(volume), volume), image)
-        return self.pipeline.denoise(image, level, seed=self.seed, graph=torch.is_grad_enabled())[0]
+        noise = silent_where_masked(self.pipeline.estimator(volume), volume)
+        level = sigma_tensor(noise, image)
+        return self.pipeline.told(noise).denoise(image, level, seed=self.seed, graph=torch.is_grad_enabled())[0]

@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from medinterp.registry import GROUPS, names
 
 _INSTALLED = Path(__file__).parent / "_bundles"
 _CHECKOUT = Path(__file__).parent.parent / "pipelines"
+DEFAULT_BUNDLE = "mri_denoise"
 _REPORTED = ("torch", "monai", "captum", "nibabel", "pydicom", "highdicom", "SimpleITK", "numpy")
 
 
@@ -37,6 +39,19 @@ def find_bundle(name_or_folder: str) -> Path:
         f"no bundle '{folder.name}': give one of {', '.join(known) or 'none installed'}, or a folder that holds "
         "configs/inference.json"
     )
+
+
+def bundle_for(modalities: Collection[str]) -> Path:
+    """Return the bundle that came with medinterp for scans of one modality; the default for any other, or several.
+
+    A bundle's modality is that of its metadata's first input.
+    """
+    known = bundle_folders()
+    for folder in known.values() if len(set(modalities)) == 1 else ():
+        inputs = bundle_metadata(folder)["network_data_format"]["inputs"]
+        if next(iter(inputs.values())).get("modality") == next(iter(modalities)):
+            return folder
+    return find_bundle(DEFAULT_BUNDLE)
 
 
 def bundle_metadata(folder: Path) -> dict[str, Any]:

@@ -4,12 +4,10 @@ import json
 import logging
 import os
 import re
-import signal
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +16,7 @@ from medinterp import __version__
 from medinterp.cli_options import (
     Computing,
     Explaining,
+    Fusing,
     Reading,
     Sampling,
     Showing,
@@ -25,13 +24,12 @@ from medinterp.cli_options import (
     chosen_options,
     with_option_groups,
 )
-from medinterp.cli_process import heavy_import, keep_freed_memory
+from medinterp.cli_process import EXIT_INTERRUPTED, INTERRUPTED, heavy_import
 from medinterp.cli_progress import shown_progress
 from medinterp.errors import ConfigError, InputError, MedinterpError
 from medinterp.options import RunOptions
 
 DISCLAIMER = "For research use only. Not for diagnosis."
-EXIT_INTERRUPTED = 130
 _NAMED_INPUT = re.compile(r"([A-Za-z0-9_-]+)=(.*)", re.DOTALL)
 
 app = typer.Typer(
@@ -61,7 +59,7 @@ def _errors(*, debug: bool) -> Iterator[None]:
         typer.echo(f"medinterp: error: {error}", err=True)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
-        typer.echo("medinterp: interrupted; nothing was left in the output folder", err=True)
+        typer.echo(INTERRUPTED, err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
@@ -111,11 +109,11 @@ def run(
     computing: Computing,
     writing: Writing,
     showing: Showing,
-    resample: Annotated[bool, typer.Option("--resample", help="Allow inputs on different grids to be fused.")] = False,
+    fusing: Fusing,
 ) -> None:
     """Denoise scans, fuse several, explain a measurement, and write the study folder."""
     with _errors(debug=showing.debug):
-        options = chosen_options(explaining, sampling, reading, computing, writing, resample=resample)
+        options = chosen_options(explaining, sampling, reading, computing, writing, fusing)
         _run(_parse_inputs(inputs), output, showing, options)
 
 
@@ -190,7 +188,8 @@ def demo(
     """Run the main path on the synthetic head in sample_data and compare the result with the known truth."""
     with _errors(debug=showing.debug):
         _require_output(output)
-        from medinterp.demo import run_demo
+        with heavy_import():
+            from medinterp.demo import run_demo
 
         with shown_progress(showing.progress) as on_step:
             lines = run_demo(output, overwrite=writing.overwrite, on_step=on_step)
@@ -220,18 +219,3 @@ def _options(
 ) -> None:
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", handlers=[_EchoHandler()])
-
-
-def _stop(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def main() -> None:
-    """Run the command line; a polite kill is treated as Ctrl-C, so that nothing half-written is left."""
-    signal.signal(signal.SIGTERM, _stop)
-    keep_freed_memory()
-    app(prog_name="medinterp")
-
-
-if __name__ == "__main__":
-    main()

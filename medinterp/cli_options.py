@@ -73,6 +73,41 @@ class Sampling:
     ] = None
 
 
+class RegistrationKind(str, Enum):
+    """What a registration may do to a scan."""
+
+    rigid = "rigid"
+    affine = "affine"
+
+
+@dataclass(frozen=True)
+class Fusing:
+    """How several scans are joined."""
+
+    resample: Annotated[
+        bool, typer.Option("--resample", help="Allow inputs on different grids of one patient space to be fused.")
+    ] = False
+    register: Annotated[
+        RegistrationKind | None,
+        typer.Option(help="Find where the other inputs lie in the first one's space, by mutual information."),
+    ] = None
+    transforms: Annotated[
+        list[str] | None,
+        typer.Option("--transform", help="Where an input lies, if known: NAME=FILE (.tfm, .h5, 4x4 text); repeatable."),
+    ] = None
+    register_masks: Annotated[
+        list[str] | None,
+        typer.Option("--register-mask", help="Where registration looks: NAME=FILE, a mask; repeatable."),
+    ] = None
+    fuser: Annotated[
+        str | None,
+        typer.Option(help="variance_weighted or gradient_domain, with options. [default: the bundle's]"),
+    ] = None
+    ledger: Annotated[
+        bool, typer.Option("--ledger", help="Share the fused image among the inputs exactly, voxel by voxel.")
+    ] = False
+
+
 @dataclass(frozen=True)
 class Reading:
     """Which part of the input is read."""
@@ -90,9 +125,10 @@ class Reading:
 class Computing:
     """How it is computed."""
 
-    bundle: Annotated[str, typer.Option(help="Bundle name or folder ('medinterp info' lists them).")] = (
-        RunOptions.bundle
-    )
+    bundle: Annotated[
+        str | None,
+        typer.Option(help="Bundle name or folder ('medinterp info' lists them). [default: by modality]"),
+    ] = RunOptions.bundle
     seed: Annotated[int, typer.Option(help="Seed of every random number.")] = RunOptions.seed
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or mps; absent is an error.")] = RunOptions.device
     max_memory_gb: Annotated[

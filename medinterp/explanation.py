@@ -22,11 +22,14 @@ from medinterp.attribution import (
     explain_region,
 )
 from medinterp.attribution.capabilities import capabilities
-from medinterp.attribution.crop import crop_box, crop_method
+from medinterp.attribution.crop import crop_box, crop_method, exact_box
 from medinterp.attribution.measures import Mean, Measure
 from medinterp.attribution.result import Forward, Kind
 from medinterp.denoisers.base import Denoiser
-from medinterp.errors import MethodNotValid
+from medinterp.denoisers.footprint import gradient_bytes
+from medinterp.denoisers.network import STRIDE, BiasFreeUNet
+from medinterp.denoisers.weights import PretrainedDenoiser
+from medinterp.errors import DeviceError, MethodNotValid
 from medinterp.volume import Region, Volume
 
 PROOF_HALO = 8
@@ -125,6 +128,49 @@ class Case:
         """
         return PROOF_HALO if hasattr(self.attributor, "crop") else None
 
+    def crop(self, halo: int | None) -> Box:
+        """Return the part of the scan that an explanation with this halo computes on; None for all that matters."""
+        shape = self._shape()
+        exact = exact_box(self.attributor, self.target, shape, self.measure.radius(self.radius), self.stride)
+        return exact if halo is None else crop_box(self.target.support(), halo, self.stride, shape).clipped(exact)
+
+    @property
+    def network(self) -> BiasFreeUNet | None:
+        """Our network, where one evaluation of it is all that makes the image; else None."""
+        network = self.denoiser.network if isinstance(self.denoiser, PretrainedDenoiser) else None
+        return network if self.single and isinstance(network, BiasFreeUNet) else None
+
+    def gradient_bytes(self, halo: int | None) -> int | None:
+        """Return the memory that the method's gradient takes on that crop; None where it is not known or none is taken.
+
+        Known for one evaluation of our own network.
+        """
+        declared = capabilities(self.attributor)
+        if self.network is None or declared is None or not declared.cost.backward:
+            return None
+        crop, seen = self.crop(halo), self.target.support()
+        box = seen.relative_to(crop)
+        return int(declared.cost.memory * gradient_bytes(self.network, crop.shape, (box.start, box.stop)))
+
+    def require_memory(self, halo: int | None, limit: int | None) -> None:
+        """Refuse what would take more memory than there is, before the work.
+
+        Raises:
+            DeviceError: the gradient takes more than ``limit`` bytes.
+        """
+        needed = self.gradient_bytes(halo)
+        if needed is None or limit is None or needed <= limit:
+            return
+        small = self.gradient_bytes(PROOF_HALO) or needed
+        raise DeviceError(
+            f"explaining '{self.target.name}' by {self.attributor.name} takes {needed / 1e9:.1f} GB and "
+            f"{limit / 1e9:.1f} GB are left; raise --max-memory, explain a smaller region, or give --halo "
+            f"{PROOF_HALO} ({small / 1e9:.1f} GB), whose error is measured"
+        )
+
+    def _shape(self) -> tuple[int, int, int]:
+        return self.image.shape[2], self.image.shape[3], self.image.shape[4]
+
     def explain(
         self,
         *,
@@ -140,7 +186,13 @@ class Case:
             self.target,
             radius=self.measure.radius(self.radius),
             halo=halo,
+            options=CropOptions(stride=self.stride),
         )
+
+    @property
+    def stride(self) -> int:
+        """Crops start on a multiple of this many voxels."""
+        return int(getattr(self.denoiser, "stride", STRIDE))
 
     def explain_or_plain(self, kind: Kind, denoiser: Denoiser) -> Attribution:
         """Explain with another denoiser; by the plain gradient where the method has nothing to hold on to.
@@ -151,15 +203,19 @@ class Case:
         try:
             return self.explain(halo=None, denoiser=denoiser)
         except MethodNotValid:
-            if isinstance(denoiser, nn.Module):
+            if isinstance(getattr(denoiser, "network", denoiser), nn.Module):
                 raise
             plain = InputXGradient() if kind == "contribution" else Saliency()
             return replace(self, attributor=plain).explain(halo=None, denoiser=denoiser)
 
+    def _in_place(self, denoiser: Denoiser) -> Denoiser:
+        """Return another network inside whatever the denoiser is wrapped in, so that they differ in weights alone."""
+        put = getattr(self.denoiser, "with_network", None)
+        return denoiser if put is None or not isinstance(denoiser, nn.Module) else put(denoiser)
+
     def around(self, halo: int) -> tuple[Box, "Case"]:
         """Return the box of ``halo`` voxels around the region, and the case there; its answer is near, not the same."""
-        shape = (self.image.shape[2], self.image.shape[3], self.image.shape[4])
-        box = crop_box(self.target.support(), halo, CropOptions().stride, shape)
+        box = crop_box(self.target.support(), halo, self.stride, self._shape())
         cut = (..., *box.slices)
         sigma = self.sigma if max(self.sigma.shape[2:]) == 1 else self.sigma[cut]
         attributor, target = crop_method(self.attributor, box), self.target.crop(box)
@@ -177,7 +233,7 @@ class Case:
         maps = {name: image[(..., *box.slices)] for name, image in attribution.maps.items()}
         randomisation = check_randomisation(
             replace(attribution, maps=maps),
-            partial(near.explain_or_plain, attribution.kind),
+            lambda denoiser: near.explain_or_plain(attribution.kind, self._in_place(denoiser)),
             network,
             generator=generator,
         )

@@ -8,6 +8,7 @@ from medinterp.errors import ConfigError
 
 CERTIFICATES = ("basic", "full")
 SAMPLERS = ("mean", "ode", "sde")
+REGISTRATIONS = ("rigid", "affine")
 Form = Literal["qform", "sform"]  # as in io.nifti_header, which is slow to import
 MOST_STEPS = 10_000
 _SEEDS = 1 << 63
@@ -18,7 +19,7 @@ class RunOptions:
     """What a user can choose.
 
     Args:
-        bundle: name or folder.
+        bundle: name or folder; by default the one for the scan's modality: ct_denoise for CT, else mri_denoise.
         targets: "sphere:X,Y,Z,R", "voxel:X,Y,Z" (RAS mm), a mask file, or "auto" (where the model took most away).
         methods: attribution methods, each applied to every target; with options: "occlusion:window_mm=8".
         measure: "mean", "contrast", or another by name, with options: "contrast:gap_mm=1,width_mm=3".
@@ -37,6 +38,11 @@ class RunOptions:
         use_form: "qform" or "sform" where a NIfTI file's disagree.
         force: also read DICOM files that lack the preamble.
         resample: allow inputs on different grids to be fused on the first one's.
+        register: find where the other inputs lie in the first one's space: "rigid" or "affine".
+        transforms: where they lie, when it is known: "t2=FILE" (ITK .tfm or .h5, or a text with a 4x4 matrix).
+        register_masks: where registration looks: "t2=FILE", a mask on that input's grid.
+        fuser: how denoised inputs are joined, with options: "gradient_domain:power=1"; by default the bundle's.
+        ledger: share the fused image among the inputs by the exact Shapley value, voxel by voxel.
         seed: of every random number.
         device: torch device.
         max_memory_gb: memory the computation may take; the default is three quarters of what is free.
@@ -48,7 +54,7 @@ class RunOptions:
         ConfigError: a value is out of range, or none of the known words.
     """
 
-    bundle: str = "mri_denoise"
+    bundle: str | None = None
     targets: tuple[str, ...] = ("auto",)
     methods: tuple[str, ...] = ("input_x_gradient",)
     measure: str = "mean"
@@ -63,6 +69,11 @@ class RunOptions:
     use_form: Form | None = None
     force: bool = False
     resample: bool = False
+    register: str | None = None
+    transforms: tuple[str, ...] = ()
+    register_masks: tuple[str, ...] = ()
+    fuser: str | None = None
+    ledger: bool = False
     seed: int = 0
     device: str = "cpu"
     max_memory_gb: float | None = None
@@ -73,6 +84,9 @@ class RunOptions:
     def __post_init__(self) -> None:
         _require_word("certificate", self.certificate, CERTIFICATES)
         _require_word("sampler", self.sampler, SAMPLERS)
+        _require_word("registration", self.register, REGISTRATIONS)
+        if self.register_masks and self.register is None:
+            raise ConfigError("a register-mask without a registration: ask for --register rigid or affine")
         _require_number("steps", self.steps, least=1)
         if self.steps is not None and self.steps > MOST_STEPS:
             raise ConfigError(f"steps {self.steps}: expected at most {MOST_STEPS}")

@@ -1,30 +1,31 @@
 """The one path of a scan: estimate noise, denoise, fuse, explain, certify. Only this file knows the order."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medinterp.assessment.full import CHECKS
-from medinterp.attribution import Attribution, Target, WeightedSum
-from medinterp.certification import certify_fully
 from medinterp.denoisers.base import Denoiser
-from medinterp.denoisers.tiled import Tiled, choose_tile
+from medinterp.denoisers.tiled import BYTES_PER_VOXEL, Tiled, choose_tile
 from medinterp.errors import ConfigError
+from medinterp.explaining import Explaining, ImagePath
 from medinterp.explanation import Case, Explanation
-from medinterp.fusion.fusers import VarianceWeighted
-from medinterp.fusion.warp import Warp
+from medinterp.fusing import plan_fusing
+from medinterp.fusion.fusers import Fuser
+from medinterp.fusion.joining import Joining
+from medinterp.fusion.registration import Registrar
 from medinterp.noise.estimate import Estimator, NoiseEstimate
 from medinterp.noise.masked import silent_where_masked
 from medinterp.progress import OnStep, StepInfo, ignore
-from medinterp.results import ExplanationResult, FusionResult, InputResult, Result
+from medinterp.results import InputResult, Result
 from medinterp.sampling.samplers import Sampler
 from medinterp.sampling.schedules import Schedule
-from medinterp.volume import Grid, Region, Step, Volume
+from medinterp.volume import Grid, Step, Volume
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,19 @@ class Pipeline:
         fuser: joins several modalities.
         steps: steps of the schedule.
         modalities: what the prior was trained on; another modality is run, and the results say so.
+        registrar: finds where the other scans lie in the first one's space; None where the files say so.
+        ledger: whether a fused image gets its modality ledger.
     """
 
     estimator: Estimator
     denoiser: Denoiser
     schedule: Schedule
     sampler: Sampler
-    fuser: VarianceWeighted
+    fuser: Fuser
     steps: int = 1
     modalities: Sequence[str] = ("MR",)
+    registrar: Registrar | None = None
+    ledger: bool = False
 
     @property
     def radius(self) -> int | None:
@@ -57,9 +62,22 @@ class Pipeline:
             return None
         return int(reach) * self.sampler.evaluations(self.steps)
 
+    @property
+    def halo(self) -> int | None:
+        """Voxels of surroundings that a tile needs; None for a denoiser that sees the whole volume."""
+        reach = getattr(self.denoiser, "radius", None)
+        return getattr(self.denoiser, "halo", reach)
+
+    def told(self, noise: NoiseEstimate) -> "Pipeline":
+        """Return the pipeline for a scan of this noise: a denoiser that asks for a coloured one's spectrum is told."""
+        tell = getattr(self.denoiser, "told", None)
+        if tell is None or noise.spectrum is None or noise.model != "coloured":
+            return self
+        return replace(self, denoiser=tell(noise.spectrum))
+
     def tile(self, shape: tuple[int, int, int], max_voxels: int | None) -> tuple[int, int, int] | None:
         """Return the tile in which the denoiser sees a volume of this shape, None for all at once."""
-        return choose_tile(shape, max_voxels, getattr(self.denoiser, "radius", None))
+        return choose_tile(shape, max_voxels, self.halo)
 
     def denoise(
         self,
@@ -85,7 +103,8 @@ class Pipeline:
         if not graph and not self.sampler.stochastic:  # stochastic samplers take Jacobian products
             denoiser = getattr(denoiser, "without_graph", lambda: self.denoiser)()
         if tile is not None:
-            denoiser = Tiled(denoiser, tile, halo=getattr(self.denoiser, "radius", 0), on_tile=on_step)
+            tiled = getattr(denoiser, "in_tiles", partial(Tiled, denoiser))
+            denoiser = tiled(tile, self.halo or 0, on_tile=on_step)
         generator = torch.Generator(device=image.device).manual_seed(seed)
         fractions = self.schedule(self.steps, start=1.0)
         return self.sampler(denoiser, image, sigma, fractions, generator=generator, on_step=on_step)
@@ -93,19 +112,34 @@ class Pipeline:
     def forward(
         self, inputs: Mapping[str, Tensor], sigmas: Mapping[str, Tensor], grids: Mapping[str, Grid], *, seed: int
     ) -> Tensor:
-        """Return the final image: the denoised one, or for several inputs the fused one on the first input's grid."""
-        denoised = {m: self.denoise(image, sigmas[m], seed=seed) for m, image in inputs.items()}
-        return next(iter(denoised.values())) if len(denoised) == 1 else self._fuse(denoised, sigmas, grids)[0]
+        """Return the final image: the denoised one, or for several inputs the fused one on the first input's grid.
 
-    def _fuse(
-        self, denoised: Mapping[str, Tensor], sigmas: Mapping[str, Tensor], grids: Mapping[str, Grid]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        reference = next(iter(grids.values()))
-        warps = {m: Warp(grid, reference) for m, grid in grids.items()}
-        warped = {m: warps[m](image) for m, image in denoised.items()}
-        coverage = {m: warps[m].coverage(image) for m, image in denoised.items()}
-        contributions = self.fuser.contributions(warped, sigmas, coverage)
-        return torch.stack(list(contributions.values())).sum(dim=0), contributions
+        All inputs' noise has the one colour that the pipeline was ``told``, if any.
+        """
+        denoised = {m: self.denoise(image, sigmas[m], seed=seed) for m, image in inputs.items()}
+        if len(denoised) == 1:
+            return next(iter(denoised.values()))
+        return Joining(self.fuser, grids)(denoised, sigmas).image
+
+    def check(self, scans: int, explanations: Sequence[Explanation], *, whole: bool = True) -> None:
+        """Refuse explanations that do not fit a number of scans, before any of them is read through.
+
+        Raises:
+            ConfigError: several scans are to be explained without being denoised, or by a measure that is not linear;
+                or a random sampler is to be explained on a crop.
+        """
+        if not whole and scans != 1:
+            raise ConfigError(f"explaining alone takes one scan, not {scans}; run the whole path to fuse them")
+        if self.sampler.stochastic and any(e.halo is not None for e in explanations):
+            raise ConfigError(
+                "a halo with a random sampler: a crop would draw other noise than the image; leave it out"
+            )
+        bent = [e.measure.name for e in explanations if not e.measure.linear]
+        if bent and scans > 1:
+            raise ConfigError(
+                f"the measure '{bent[0]}' of a fused image does not divide exactly over its inputs; measure mean or "
+                "contrast, or explain one scan"
+            )
 
     def run(
         self,
@@ -132,154 +166,85 @@ class Pipeline:
             on_step: progress callback.
 
         Raises:
-            ConfigError: several inputs are to be explained without being denoised, or by a measure that is not linear.
+            ConfigError: the explanations do not fit the inputs (see ``check``).
         """
-        if not whole and len(inputs) != 1:
-            raise ConfigError(f"explaining alone takes one scan, not {len(inputs)}; run the whole path to fuse them")
-        if self.sampler.stochastic and any(e.halo is not None for e in explanations):
-            raise ConfigError(
-                "a halo with a random sampler: a crop would draw other noise than the image; leave it out"
-            )
-        bent = [e.measure.name for e in explanations if not e.measure.linear]
-        if bent and len(inputs) > 1:
-            raise ConfigError(
-                f"the measure '{bent[0]}' of a fused image does not divide exactly over its inputs; measure mean or "
-                "contrast, or explain one scan"
-            )
+        self.check(len(inputs), explanations, whole=whole)
         clock = _Clock()
+        found = self.registrar(inputs, seed=seed, on_step=on_step) if self.registrar and len(inputs) > 1 else {}
+        clock.lap("register")
         on_step(StepInfo("noise", 0, len(inputs)))
         noise = {m: silent_where_masked(self.estimator(scan), scan) for m, scan in inputs.items()}
         on_step(StepInfo("noise", len(inputs), len(inputs)))
         clock.lap("noise")
         images = {m: torch.as_tensor(scan.voxels.copy(), device=device)[None] for m, scan in inputs.items()}
         sigmas = {m: sigma_tensor(noise[m], images[m]) for m in inputs}
-        grids = {m: scan.grid for m, scan in inputs.items()}
-        tiles = {m: self.tile(grid.shape, max_voxels) for m, grid in grids.items()}
+        tiles = {m: self.tile(scan.grid.shape, max_voxels) for m, scan in inputs.items()}
+        fusing = plan_fusing(self.fuser, inputs, found, seed)
         with torch.no_grad():  # the one place: whole volumes are made without a graph, explanations make their own
             cleaned = {
-                m: self.denoise(image, sigmas[m], seed=seed, tile=tiles[m], graph=False, on_step=on_step)
+                m: self.told(noise[m]).denoise(image, sigmas[m], seed=seed, tile=tiles[m], graph=False, on_step=on_step)
                 for m, image in (images.items() if whole else ())
             }
             clock.lap("denoise")
             results = {m: self._input_result(inputs[m], noise[m], cleaned.get(m), seed) for m in inputs}
-            fusion = self._fusion_result(results, cleaned, sigmas, grids) if len(inputs) > 1 else None
+            fusion = fusing.result(cleaned, sigmas, ledger=self.ledger) if len(inputs) > 1 else None
             clock.lap("fuse")
-        explained = []
-        for number, explanation in enumerate(explanations):
-            on_step(StepInfo("explain", number, len(explanations), explanation.method.name))
-            explained.append(self._explain(explanation, results, fusion, images, sigmas, seed=seed, on_step=on_step))
-        on_step(StepInfo("explain", len(explanations), len(explanations)))
+        explaining = Explaining(
+            {m: self.told(noise[m])._path(seed) for m in inputs}, results, fusion, fusing.joining, images, sigmas, seed,
+            limit=max_voxels and max_voxels * BYTES_PER_VOXEL,
+        )  # fmt: skip
+        explained = explaining(explanations, on_step)
         clock.lap("explain")
         return Result(results, fusion, tuple(explained), clock.seconds, seed, device, tiles)
 
+    def case(
+        self, name: str, scan: Volume, explanation: Explanation, *, seed: int, whole: bool = True
+    ) -> tuple[Case, int | None]:
+        """Return what an explanation of one scan comes down to, before anything is computed, and its halo.
+
+        Args:
+            name: of the input.
+            scan: the scan; its noise level does not matter to what an explanation costs.
+            explanation: what is to be explained.
+            seed: of every random number.
+            whole: whether the whole volume will be denoised; a target that is found on what was removed is then
+                found as if that were nothing.
+        """
+        sigma = torch.ones(1, 1, 1, 1, 1)
+        image = sigma.expand(1, *scan.voxels.shape)  # its shape is all that is asked of it
+        noise = NoiseEstimate(1.0, 1.0, 1.0, "gaussian", "none")
+        removed = scan.derive(np.zeros_like(scan.voxels), Step("removed noise")) if whole else None
+        results = {name: InputResult(scan, noise, scan, None, removed)}
+        joining = Joining(self.fuser, {name: scan.grid})
+        path = {name: self._path(seed)}
+        explaining = Explaining(path, results, None, joining, {name: image}, {name: sigma}, seed)
+        return explaining.case(explanation)
+
     def _input_result(self, scan: Volume, noise: NoiseEstimate, cleaned: Tensor | None, seed: int) -> InputResult:
         level = noise.map.voxels if noise.map is not None else np.full_like(scan.voxels, noise.sigma)
-        sigma = scan.derive(level, Step("noise standard deviation", {"method": noise.method}))
+        spectrum = {} if noise.spectrum is None else {"power_spectrum": noise.spectrum.as_record()}
+        sigma = scan.derive(level, Step("noise standard deviation", {"method": noise.method, **spectrum}))
         if cleaned is None:
             return InputResult(scan, noise, sigma, None, None)
         parameters = {
             "steps": self.steps, "sampler": type(self.sampler).__name__, "seed": seed, "sigma": noise.sigma,
             "noise_model": noise.model, "trained_on": list(self.modalities),
+            **(spectrum if noise.model == "coloured" else {}),
         }  # fmt: skip
         step = Step("denoise", parameters)
         denoised = scan.derive(cleaned[0].cpu().numpy(), step)
         removed = scan.derive(scan.voxels - denoised.voxels, Step("removed noise", parameters))
         return InputResult(scan, noise, sigma, denoised, removed)
 
-    def _fusion_result(
-        self,
-        results: Mapping[str, InputResult],
-        cleaned: Mapping[str, Tensor],
-        sigmas: Mapping[str, Tensor],
-        grids: Mapping[str, Grid],
-    ) -> FusionResult:
-        fused, contributions = self._fuse(cleaned, sigmas, grids)
-        reference = next(iter(results.values())).scan
-        step = Step("fuse", {"fuser": type(self.fuser).__name__, "inputs": list(results)})
-        return FusionResult(
-            reference.derive(fused[0].cpu().numpy(), step, unit="1"),
-            {
-                m: reference.derive(part[0].cpu().numpy(), Step("contribution", {"of": m}), unit="1")
-                for m, part in contributions.items()
-            },
-        )
+    def _path(self, seed: int) -> ImagePath:
+        """Return how each image is made, as a function of the denoiser: the very path that made the result."""
 
-    def _explain(
-        self,
-        explanation: Explanation,
-        results: Mapping[str, InputResult],
-        fusion: FusionResult | None,
-        images: Mapping[str, Tensor],
-        sigmas: Mapping[str, Tensor],
-        *,
-        seed: int,
-        on_step: OnStep = ignore,
-    ) -> ExplanationResult:
-        """Explain one measurement, modality by modality; for linear measurements of a fused image this is exact."""
-        first, reference = next(iter(results.items()))
-        measure, region = explanation.measure, explanation.locate(reference.scan, reference.removed)
-        target = measure.target(region)
-        targets: Mapping[str, Target] = {first: target}
-        regions = {first: region}
-        if fusion is not None:
-            weighted = self._pull_back(target, results, sigmas)
-            targets, regions = weighted, {m: _weighted_region(w, results[m].scan) for m, w in weighted.items()}
-        attributions, certificates, repeats = {}, {}, {}
-        for m, own_target in targets.items():
-            method = explanation.attributor(results[m].scan, regions[m], seed)
-            case = Case(
-                method, measure, m, images[m], sigmas[m], own_target, self.denoiser, self.radius, self._sampled(seed),
-                seed, single=self.sampler.evaluations(self.steps) == 1 and not self.sampler.stochastic,
-            )  # fmt: skip
-            halo = explanation.halo
-            if halo is None and not self.sampler.stochastic:
-                halo = case.usual_halo()
-            attributions[m] = case.explain(halo=halo)
-            certificates[m] = case.certify(attributions[m])
-            if explanation.checks is not None:
-                certificates[m], repeats[m] = certify_fully(
-                    case, attributions[m], certificates[m], explanation.checks, exact=not self.sampler.stochastic,
-                    on_check=lambda name: on_step(StepInfo("certify", CHECKS.index(name), len(CHECKS), name)),
-                )  # fmt: skip
-                on_step(StepInfo("certify", len(CHECKS), len(CHECKS)))
-        if fusion is None:
-            shown = reference.denoised if measure.of_image else None
-            before = _measure(target, reference.scan) if measure.of_image else None
-            after = attributions[first].value if shown is None else _measure(target, shown)
-            unit = measure.unit(reference.scan.unit)
-        else:  # the fused image is linear in the denoised ones, so what was removed is what the number changed by
-            after, unit = _measure(target, fusion.fused), fusion.fused.unit
-            removed = {m: results[m].removed for m in targets}
-            before = after + sum(_measure(targets[m], volume) for m, volume in removed.items() if volume is not None)
-        maps = {m: _map_volume(a, m, results[m].scan, unit, measure.name) for m, a in attributions.items()}
-        return ExplanationResult(
-            region=region,
-            measure=measure.name,
-            method=explanation.method.name,
-            asked=getattr(explanation.method, "text", explanation.method.name),
-            maps=maps,
-            attributions=attributions,
-            certificates=certificates,
-            value_before=before,
-            value_after=after,
-            unit=unit,
-            repeats={m: found.volumes(maps[m]) for m, found in repeats.items() if found is not None},
-        )
+        def sample(denoiser: Denoiser, image: Tensor, sigma: Tensor) -> Tensor:
+            return replace(self, denoiser=denoiser).denoise(image, sigma, seed=seed)
 
-    def _sampled(self, seed: int) -> Callable[[Denoiser, Tensor, Tensor], Tensor]:
-        """Return the path of one image as a function of the denoiser: the very one that made the result."""
-        return lambda denoiser, image, sigma: replace(self, denoiser=denoiser).denoise(image, sigma, seed=seed)
-
-    def _pull_back(
-        self, target: Target, results: Mapping[str, InputResult], sigmas: Mapping[str, Tensor]
-    ) -> dict[str, WeightedSum]:
-        """Turn a linear measurement of the fused image into one of each denoised image that it looks at."""
-        leaves = {m: torch.from_numpy(r.shown.voxels.copy())[None].requires_grad_() for m, r in results.items()}
-        levels = {m: sigma.cpu() for m, sigma in sigmas.items()}
-        fused, _ = self._fuse(leaves, levels, {m: r.scan.grid for m, r in results.items()})
-        weights = torch.autograd.grad(target(fused).sum(), list(leaves.values()))
-        found = {m: w[0, 0] for m, w in zip(leaves, weights, strict=True) if bool(w.any())}
-        return {m: WeightedSum(w, target.name) for m, w in found.items()}
+        random = self.sampler.stochastic
+        single = self.sampler.evaluations(self.steps) == 1 and not random
+        return ImagePath(self.denoiser, sample, self.radius, single, random)
 
 
 class _Clock:
@@ -299,19 +264,3 @@ def sigma_tensor(noise: NoiseEstimate, image: Tensor) -> Tensor:
     if noise.map is None:
         return image.new_full((1, 1, 1, 1, 1), noise.sigma)
     return torch.as_tensor(noise.map.voxels.copy(), device=image.device)[None]
-
-
-def _measure(target: Target, volume: Volume) -> float:
-    return float(target(torch.from_numpy(volume.voxels.copy())[None])[0])
-
-
-def _weighted_region(target: WeightedSum, scan: Volume) -> Region:
-    """Return the voxels of a scan that a measurement of the fused image weighs."""
-    return Region((target.weights != 0).cpu().numpy(), scan.grid, target.name)
-
-
-def _map_volume(attribution: Attribution, name: str, scan: Volume, unit: str, measure: str) -> Volume:
-    per_input = attribution.kind == "gradient"
-    map_unit = unit if not per_input else ("1" if unit == scan.unit else f"{unit} / {scan.unit}")
-    step = Step("explain", {"method": attribution.method, "target": attribution.target, "measure": measure})
-    return scan.derive(attribution.maps[name][0].detach().cpu().numpy(), step, unit=map_unit)

@@ -1,38 +1,90 @@
-"""What a run would do and cost, said before any of it is done: tiles, memory, time."""
+"""What a run would do and cost, said before any of it is done: tiles, crops, memory, time."""
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-from medinterp.catalogue import find_bundle
+from medinterp.attribution.capabilities import Cost, capabilities
+from medinterp.denoisers.footprint import gradient_numbers
+from medinterp.denoisers.network import BiasFreeUNet
 from medinterp.denoisers.tiled import BYTES_PER_VOXEL, spans
+from medinterp.explanation import PROOF_HALO, Case, Explanation
 from medinterp.options import RunOptions
 from medinterp.pipeline import Pipeline
-from medinterp.preparation import Inputs, build_explanations, build_pipeline, name_inputs, read_inputs
+from medinterp.preparation import (
+    Inputs,
+    build_explanations,
+    build_pipeline,
+    check_explanations,
+    choose_bundle,
+    name_inputs,
+    read_inputs,
+)
 from medinterp.resources import check_device, peak_memory_gb, voxel_budget
 from medinterp.volume import Grid, Provenance, Source, Volume
 
 _Shape = tuple[int, int, int]
 PROBE_VOXELS = 64
+CERTIFICATE = 1.0
+"""Maps that a certificate makes again, on a crop close to the region: with random weights."""
+
+
+@dataclass(frozen=True)
+class PlannedExplanation:
+    """What one explanation would do and cost.
+
+    Args:
+        what: measure, method and target.
+        crop: voxels that it computes on.
+        forward: evaluations of the model.
+        backward: gradients through it.
+        peak_gb: memory beyond the loaded scans and model; None where only a run can tell.
+        seconds: its certificate included; None where only a run can tell.
+    """
+
+    what: str
+    crop: _Shape
+    forward: int
+    backward: int
+    peak_gb: float | None
+    seconds: float | None
+
+    def describe(self) -> str:
+        """Return the explanation's line of the plan."""
+        size = " x ".join(map(str, self.crop))
+        work = f"{self.forward} evaluations" + (f" and {self.backward} gradients" if self.backward else "")
+        cost = "" if self.seconds is None else f", about {self.seconds:.0f} s"
+        cost += "" if self.peak_gb is None else f" and {self.peak_gb:.1f} GB"
+        return f"{self.what}: {work} on {size} voxels{cost}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do: tiles, memory and time of the denoising, before any of it is done.
+    """What a run would do: tiles, crops, memory and time, before any of it is done.
 
     Args:
         shapes: voxels of each scan.
         tiles: the tile in which each is denoised, None for all at once.
-        peak_gb: resident memory at the peak of the denoising.
+        peak_gb: resident memory at the peak of denoising and explaining.
         seconds: of the denoising, scaled from a small probe on this machine; 0 where only regions are explained.
+        explanations: what each explanation would do; of a fused image, for its first input.
     """
 
     shapes: Mapping[str, _Shape]
     tiles: Mapping[str, _Shape | None]
     peak_gb: float
     seconds: float
+    explanations: Sequence[PlannedExplanation] = ()
+
+    @property
+    def explaining_seconds(self) -> float | None:
+        """Seconds of all explanations, None where those of one are not known."""
+        known = [e.seconds for e in self.explanations if e.seconds is not None]
+        return math.fsum(known) if len(known) == len(self.explanations) else None
 
     def describe(self) -> str:
         """Return the plan as text."""
@@ -40,10 +92,13 @@ class Plan:
         for name, shape in self.shapes.items():
             tile = self.tiles[name]
             how = "in one piece" if tile is None else f"in tiles of {' x '.join(map(str, tile))}"
-            lines.append(f"{name}: {' x '.join(map(str, shape))} voxels, {how}")
-        if not self.seconds:
-            return "\n".join([*lines, "only the targets are explained; the whole volume is not denoised"])
-        return "\n".join([*lines, f"peak memory about {self.peak_gb:.1f} GB, denoising about {self.seconds:.0f} s"])
+            whole = f", {how}" if self.seconds else ", only what matters to the targets"
+            lines.append(f"{name}: {' x '.join(map(str, shape))} voxels{whole}")
+        lines += [explanation.describe() for explanation in self.explanations]
+        denoising = f", denoising about {self.seconds:.0f} s" if self.seconds else ""
+        explaining = "" if self.explaining_seconds is None else f", explaining about {self.explaining_seconds:.0f} s"
+        explaining = explaining if self.explanations else ""
+        return "\n".join([*lines, f"peak memory about {self.peak_gb:.1f} GB{denoising}{explaining}; files come on top"])
 
 
 def plan(inputs: Inputs, options: RunOptions) -> Plan:
@@ -54,23 +109,98 @@ def plan(inputs: Inputs, options: RunOptions) -> Plan:
     """
     device = check_device(options.device)
     scans = read_inputs(name_inputs(inputs), options)
-    pipeline = build_pipeline(find_bundle(options.bundle), options, device)
-    build_explanations(options)
+    pipeline = build_pipeline(choose_bundle(options, scans), options, device)
+    explanations = build_explanations(options)
     budget = voxel_budget(options.max_memory_gb, device)
     shapes = {m: scan.grid.shape for m, scan in scans.items()}
     tiles = {m: pipeline.tile(shape, budget) for m, shape in shapes.items()}
     crops = {m: _crops(shape, tiles[m], pipeline) for m, shape in shapes.items()}
     work = sum(math.prod(sum(axis) for axis in axes) for axes in crops.values())
-    at_once = max(math.prod(max(axis) for axis in axes) for axes in crops.values())
-    peak_gb = peak_memory_gb() + at_once * BYTES_PER_VOXEL / 1e9
-    return Plan(shapes, tiles, peak_gb, work * _seconds_per_voxel(pipeline, str(device)) if options.whole else 0.0)
+    at_once = max(math.prod(max(axis) for axis in axes) for axes in crops.values()) if options.whole else 0
+    check_explanations(pipeline, scans, explanations, options, budget * BYTES_PER_VOXEL)
+    planned = _explaining(pipeline, scans, explanations, options)
+    extra = max([at_once * BYTES_PER_VOXEL / 1e9, *(e.peak_gb or 0.0 for e in planned)])
+    seconds = work * _seconds_per_voxel(pipeline, str(device)) if options.whole else 0.0
+    return Plan(shapes, tiles, peak_memory_gb() + extra, seconds, planned)
+
+
+def _explaining(
+    pipeline: Pipeline,
+    scans: Mapping[str, Volume],
+    explanations: Sequence[Explanation],
+    options: RunOptions,
+) -> list[PlannedExplanation]:
+    """Return what the explanations of the first scan would do; those of a fused image cost it once for each input."""
+    if not explanations:
+        return []
+    name, scan = next(iter(scans.items()))
+    rates, found, shared = _Rates.probe(pipeline), [], set()
+    for explanation in explanations:
+        case, halo = pipeline.case(name, scan, explanation, seed=options.seed, whole=options.whole)
+        declared = capabilities(case.attributor)
+        cost = Cost(1, 1) if declared is None else declared.cost
+        measurement = (id(explanation.locate), id(explanation.measure))
+        again = halo is None and hasattr(case.attributor, "of_gradient") and measurement in shared
+        shared.add(measurement)
+        needed = case.gradient_bytes(halo)
+        found.append(
+            PlannedExplanation(
+                f"{explanation.measure.name} of {case.target.name} by {explanation.method.name}",
+                case.crop(halo).shape,
+                cost.forward if cost.usual is None else cost.usual,
+                cost.backward if cost.usual is None else cost.usual,
+                None if needed is None else needed / 1e9,
+                rates.seconds(case, halo, cost, again=again),
+            )
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """Seconds of an evaluation and of a gradient for each number that a gradient's graph would keep."""
+
+    forward: float
+    backward: float
+
+    @classmethod
+    def probe(cls, pipeline: Pipeline) -> "_Rates":
+        """Time our network on a small noisy block, after a call that loads what the first one loads."""
+        network = getattr(pipeline.denoiser, "network", None)
+        if not isinstance(network, BiasFreeUNet):
+            return cls(0.0, 0.0)
+        shape = (PROBE_VOXELS,) * 3
+        image = torch.randn(1, 1, *shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        sigma = torch.ones(1, 1, 1, 1, 1)
+        numbers = gradient_numbers(network, (shape[0], shape[1], shape[2]))
+        torch.autograd.grad(network(image, sigma).sum(), image)
+        begun = time.perf_counter()
+        estimate = network(image, sigma)
+        middle = time.perf_counter()
+        torch.autograd.grad(estimate.sum(), image)
+        return cls((middle - begun) / numbers, (time.perf_counter() - middle) / numbers)
+
+    def seconds(self, case: Case, halo: int | None, cost: Cost, *, again: bool) -> float | None:
+        """Return what an explanation and its certificate take; ``again``: its gradient was made for another method."""
+        if case.network is None:
+            return None
+        forward, backward = (n if cost.usual is None else cost.usual for n in (cost.forward, cost.backward))
+        each = forward * self.forward + backward * self.backward
+        numbers = 0 if again else _numbers(case.network, case, halo)
+        return each * (numbers + CERTIFICATE * _numbers(case.network, case, PROOF_HALO))
+
+
+def _numbers(network: BiasFreeUNet, case: Case, halo: int | None) -> int:
+    crop = case.crop(halo)
+    box = case.target.support().relative_to(crop)
+    return gradient_numbers(network, crop.shape, (box.start, box.stop))
 
 
 def _crops(shape: _Shape, tile: _Shape | None, pipeline: Pipeline) -> list[list[int]]:
     """Return the extents of the crops along each axis; halos are computed twice and count twice."""
     if tile is None:
         return [[length] for length in shape]
-    halo = getattr(pipeline.denoiser, "radius", 0)
+    halo = pipeline.halo or 0
     cuts = (spans(length, core, halo) for length, core in zip(shape, tile, strict=True))
     return [[cut.stop - cut.start for cut in axis] for axis in cuts]
 

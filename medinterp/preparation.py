@@ -1,7 +1,7 @@
 """Before a run: output place checked, scans read and named, pipeline built, explanations assembled from the options."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +9,16 @@ import torch
 
 from medinterp import io
 from medinterp.assessment.full import CheckOptions
-from medinterp.attribution.by_name import NamedMethod, parse_measure
+from medinterp.attribution.by_name import NamedMethod, parse_fuser, parse_measure
 from medinterp.bundle import load_pipeline
+from medinterp.catalogue import bundle_for, find_bundle
 from medinterp.errors import ConfigError, GridMismatch, InputError, OutputError, UnsupportedSeries
 from medinterp.explanation import Explanation
 from medinterp.export.names import input_name
 from medinterp.export.study import StudyFolder
+from medinterp.fusion.alignment import Kind
+from medinterp.fusion.registration import Registrar
+from medinterp.io.transform_files import read_transform
 from medinterp.options import RunOptions
 from medinterp.pipeline import Pipeline
 from medinterp.sampling.samplers import Heun, PosteriorMean, ReverseSDE, Sampler
@@ -61,7 +65,8 @@ def check_output(output: str | Path, inputs: Mapping[str, Path], options: RunOpt
     for name, path in inputs.items():
         if place.is_relative_to(_real(path)):
             raise OutputError(f"the output folder is, or lies inside, the input '{name}'; choose a folder outside it")
-    for path in (*inputs.values(), *map(Path, (*options.targets, options.supervoxels, options.bundle))):
+    named = (*options.targets, options.supervoxels, *([] if options.bundle is None else [options.bundle]))
+    for path in (*inputs.values(), *map(Path, named)):
         if os.path.exists(path) and _real(path).is_relative_to(place):
             raise OutputError("the output folder holds an input of this run; choose another folder")
     return place
@@ -73,13 +78,19 @@ def _real(path: Path) -> Path:
 
 
 def read_inputs(paths: Mapping[str, Path], options: RunOptions) -> dict[str, Volume]:
-    """Read every input; several must share one grid unless resampling is allowed.
+    """Read every input; several must share one grid unless resampling is allowed, or it is said where they lie.
 
     Raises:
-        GridMismatch: grids differ and ``resample`` is off.
+        GridMismatch: grids differ, and neither resampling, registration nor a transform was asked for.
         UnsupportedSeries: a grid is sheared, so that viewers would show the results out of place.
         InputError: one scan is given twice, which would count its noise as two independent measurements.
+        ConfigError: one scan, and an option that is about several.
     """
+    about_several = {"register": options.register, "transform": options.transforms, "fuser": options.fuser,
+                     "ledger": options.ledger}  # fmt: skip
+    useless = [option for option, value in about_several.items() if value]
+    if useless and len(paths) == 1:
+        raise ConfigError(f"--{useless[0]} is about several inputs, and there is one; leave it out, or add t2=PATH")
     scans = {
         m: io.read(path, series=options.series, frame=options.frame, use_form=options.use_form, force=options.force)
         for m, path in paths.items()
@@ -88,11 +99,12 @@ def read_inputs(paths: Mapping[str, Path], options: RunOptions) -> dict[str, Vol
         _require_perpendicular(name, scan)
     first, *others = scans
     hashes = {m: scan.provenance.source.sha256 for m, scan in scans.items()}
+    placed = _named_files(options.transforms, "transform")
     for number, other in enumerate(others, start=1):
         twin = next((m for m in list(scans)[:number] if hashes[m] == hashes[other]), None)
         if twin is not None:
             raise InputError(f"'{other}' is the same scan as '{twin}'; give each scan once")
-        if options.resample:
+        if options.resample or options.register or other in placed:
             continue
         why = scans[first].grid.mismatch(scans[other].grid)
         frames = {scans[first].grid.frame_uid, scans[other].grid.frame_uid}
@@ -101,7 +113,7 @@ def read_inputs(paths: Mapping[str, Path], options: RunOptions) -> dict[str, Vol
         if why is not None:
             raise GridMismatch(
                 f"'{other}' is on another grid than '{first}': {why}; if both are in the same patient space, allow "
-                "interpolation with --resample, else register them first"
+                "interpolation with --resample, else find where they lie with --register rigid, or give a --transform"
             )
     return scans
 
@@ -116,15 +128,28 @@ def _require_perpendicular(name: str, scan: Volume) -> None:
         )
 
 
+def choose_bundle(options: RunOptions, scans: Mapping[str, Volume]) -> Path:
+    """Return the folder of the bundle that was asked for, else of the one for what the scans are."""
+    if options.bundle is not None:
+        return find_bundle(options.bundle)
+    return bundle_for({scan.modality for scan in scans.values()})
+
+
 def build_pipeline(folder: Path, options: RunOptions, device: torch.device) -> Pipeline:
     """Load a bundle's pipeline and apply the options that change it.
 
     Raises:
-        ConfigError: sampler and steps do not fit each other.
+        ConfigError: sampler and steps do not fit each other, or a fuser's option is wrong.
+        PluginError: there is no such fuser.
+        InputError: a transform or a registration mask cannot be read.
     """
-    pipeline = load_pipeline(folder)
+    pipeline = replace(load_pipeline(folder), ledger=options.ledger)
     if hasattr(pipeline.denoiser, "to"):
         pipeline.denoiser.to(device)
+    if options.fuser is not None:
+        pipeline = replace(pipeline, fuser=parse_fuser(options.fuser))
+    if options.register is not None or options.transforms:
+        pipeline = replace(pipeline, registrar=build_registrar(options))
     if options.sampler is None and options.steps is None:
         return pipeline
     sampler = pipeline.sampler if options.sampler is None else _SAMPLERS[options.sampler]()
@@ -136,6 +161,35 @@ def build_pipeline(folder: Path, options: RunOptions, device: torch.device) -> P
     if word in ("ode", "sde") and steps == 1:
         raise ConfigError(f"1 step of '{word}' is the posterior mean: ask for --sampler mean, or for 2 steps or more")
     return replace(pipeline, sampler=sampler, steps=steps)
+
+
+def build_registrar(options: RunOptions) -> Registrar:
+    """Return what finds the inputs' places; transforms and masks are read here, before any work.
+
+    Raises:
+        ConfigError: a text is not NAME=FILE.
+        InputError: a file cannot be read.
+    """
+    transforms = {m: read_transform(p) for m, p in _named_files(options.transforms, "transform").items()}
+    masks = {m: io.read(p) for m, p in _named_files(options.register_masks, "register-mask").items()}
+    kind: Kind | None = "affine" if options.register == "affine" else "rigid" if options.register else None
+    return Registrar(kind, transforms, masks)
+
+
+def _named_files(texts: Sequence[str], option: str) -> dict[str, Path]:
+    """Split NAME=FILE texts; names become those of the inputs.
+
+    Raises:
+        ConfigError: a text has another form, or a name is given twice.
+    """
+    named: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        name = input_name(name)
+        if not (equals and path) or name in named:
+            raise ConfigError(f"--{option}: expected NAME=FILE with the name of an input, each name once")
+        named[name] = Path(path)
+    return named
 
 
 def sampler_word(sampler: Sampler) -> str:
@@ -156,3 +210,30 @@ def build_explanations(options: RunOptions) -> tuple[Explanation, ...]:
     located = [parse_target(target) for target in dict.fromkeys(options.targets)]
     checks = CheckOptions() if options.certificate == "full" else None
     return tuple(Explanation(method, locate, measure, options.halo, checks) for locate in located for method in methods)
+
+
+def check_explanations(
+    pipeline: Pipeline,
+    scans: Mapping[str, Volume],
+    explanations: Sequence[Explanation],
+    options: RunOptions,
+    limit: int,
+) -> None:
+    """Refuse, before minutes of denoising, what the explanations would be refused for after it.
+
+    A region that is found on the denoised scan, and the memory for a fused image's parts, are left to the run.
+
+    Raises:
+        MedinterpError: the explanations do not fit the scans, a region is not on the scan, a method does not apply,
+            or a gradient takes more than ``limit`` bytes.
+    """
+    pipeline.check(len(scans), explanations, whole=options.whole)
+    name, scan = next(iter(scans.items()))
+    for explanation in explanations:
+        if getattr(explanation.locate, "needs_removed", False):
+            continue
+        case, halo = pipeline.case(name, scan, explanation, seed=options.seed, whole=options.whole)
+        refuse = getattr(case.attributor, "refuse", None)
+        if refuse is not None:
+            refuse(case.target, case.forward(case.denoiser))
+        case.require_memory(halo, limit if len(scans) == 1 else None)

@@ -2,11 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from medinterp.assessment.certificate import Certificate
 from medinterp.attribution.result import Attribution
+from medinterp.fusion.fusers import Scale
+from medinterp.fusion.registration import Registration
 from medinterp.noise.estimate import NoiseEstimate
 from medinterp.volume import Region, Volume
+
+TISSUE = 0.1
+"""Of the bright tissue's level, in the fused image's scale: what is darker is background."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +35,74 @@ class InputResult:
 
 
 @dataclass(frozen=True)
+class Alignment:
+    """One registered scan: the registration, and its denoised image on the first one's grid before and after."""
+
+    registration: Registration
+    before: Volume
+    after: Volume
+
+
+@dataclass(frozen=True)
+class LedgerResult:
+    """Who supplied what to the fused image, voxel by voxel.
+
+    Args:
+        credits: each modality's exact Shapley share; they sum to the fused image.
+        interactions: for each pair what they reach together beyond what each adds alone.
+        sensitivity: the largest change of each credit at one voxel of displacement.
+        shares: each modality's part of all credit, by magnitude.
+        gap: largest part of the image that the credits leave out.
+        evaluations: subsets that were fused.
+        displaced_share: part of the credit that changes hands at the worst displacement of one voxel.
+        worst_displacement: which that is.
+        warning: what the reader has to know of it, if anything.
+    """
+
+    credits: Mapping[str, Volume]
+    interactions: Mapping[tuple[str, str], Volume]
+    sensitivity: Mapping[str, Volume]
+    shares: Mapping[str, float]
+    gap: float
+    evaluations: int
+    displaced_share: float
+    worst_displacement: str
+    warning: str | None
+
+
+@dataclass(frozen=True)
 class FusionResult:
-    """The fused image and what each input adds to it; the contributions sum to the image."""
+    """The fused image and its account.
+
+    Args:
+        fused: on the first input's grid.
+        contributions: what each input adds; they sum to the image.
+        weights: the share of the decision each input had at every voxel.
+        scales: how each input's unit was mapped.
+        fuser: name of the fuser.
+        options: its settings.
+        on_own_grids: the image fused anew on the other inputs' own grids.
+        alignments: of the inputs that were registered.
+        carried: every denoised image on the first input's grid, in its own unit.
+        ledger: who supplied what, when asked for.
+    """
 
     fused: Volume
     contributions: Mapping[str, Volume]
+    weights: Mapping[str, Volume]
+    scales: Mapping[str, Scale]
+    fuser: str
+    options: Mapping[str, Any]
+    on_own_grids: Mapping[str, Volume]
+    alignments: Mapping[str, Alignment]
+    carried: Mapping[str, Volume]
+    ledger: LedgerResult | None = None
+
+    @property
+    def mean_weights(self) -> Mapping[str, float]:
+        """Each input's mean weight over the tissue: where the fused image exceeds a tenth of the bright level."""
+        tissue = self.fused.voxels > TISSUE
+        return {m: float(w.voxels[tissue].mean()) if tissue.any() else 0.0 for m, w in self.weights.items()}
 
 
 @dataclass(frozen=True)
@@ -42,7 +111,9 @@ class ExplanationResult:
 
     ``asked`` is the method with its options, as the user wrote it. What is no property of an image, such as what
     was removed, has no number before. For a fused image there is one map, attribution and certificate per input,
-    and their sums add up to the number. A full certificate brings the map's "mean" and "sd" over repeated scans.
+    and their sums add up to the number, but for ``offset_share``: what the intensity mapping added (CT counts from
+    air). ``credits`` is the number divided by the modality ledger, when there is one. A full
+    certificate brings the map's "mean" and "sd" over repeated scans.
     """
 
     region: Region
@@ -55,6 +126,8 @@ class ExplanationResult:
     value_before: float | None
     value_after: float
     unit: str
+    offset_share: float = 0.0
+    credits: Mapping[str, float] = field(default_factory=dict)
     repeats: Mapping[str, Mapping[str, Volume]] = field(default_factory=dict)
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from medinterp import io
-from medinterp.assessment.structure import most_structured_removal
+from medinterp.assessment.structure import MostStructuredRemoval
 from medinterp.errors import ConfigError, InputError
 from medinterp.volume import Region, Volume, region_from_mask, sphere, voxel
 
@@ -35,7 +35,7 @@ def parse_target(text: str) -> Locator:
     if kind == "voxel" and len(numbers) == 3:
         return partial(_locate_voxel, (numbers[0], numbers[1], numbers[2]))
     if text == AUTO:
-        return most_structured_removal(radius_mm=AUTO_RADIUS_MM)
+        return MostStructuredRemoval(AUTO_RADIUS_MM)
     if kind in _SHAPES:
         raise ConfigError(f"target '{text}': expected sphere:X,Y,Z,R or voxel:X,Y,Z with numbers in RAS mm")
     if not os.path.exists(text):

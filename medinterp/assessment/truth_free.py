@@ -13,7 +13,7 @@ from torch import Tensor
 from medinterp.assessment.removed_noise import Figure, examine_removed
 from medinterp.denoisers.base import Denoiser, evaluate
 from medinterp.denoisers.stein import BRIGHT_SIGMAS, Probe, probe
-from medinterp.errors import InputError, TooFewVoxels
+from medinterp.errors import InputError, MethodNotValid, TooFewVoxels
 from medinterp.noise.estimate import NoiseEstimate
 
 MINIMUM_VOXELS = 1000
@@ -131,8 +131,13 @@ def assess(
     Raises:
         InputError: the noise estimate is zero.
         TooFewVoxels: fewer than 1000 voxels count.
-        MethodNotValid: the denoiser removes nothing.
+        MethodNotValid: the denoiser removes nothing, or was told that the noise is coloured.
     """
+    if noise.model == "coloured":
+        raise MethodNotValid(
+            "Stein's identity as used here takes noise as independent from voxel to voxel; this scan's is coloured: "
+            "the estimated error would be too small; compare with a reference, or look at the removed noise"
+        )
     if noise.sigma <= 0:
         raise InputError("no noise was found in this scan: there is no error to estimate; report the scan as it is")
     scan, level = _middle(y, max_voxels), _middle(sigma, max_voxels)

@@ -1,4 +1,4 @@
-"""Measures, baselines, divisions and methods by name, as users write them: "contrast:gap_mm=2,width_mm=5"."""
+"""Measures, baselines, divisions, methods and fusers by name, as users write them: "contrast:gap_mm=2,width_mm=5"."""
 
 import importlib
 import inspect
@@ -19,6 +19,7 @@ from medinterp.attribution.measures import READ, Measure
 from medinterp.attribution.result import Attributor
 from medinterp.attribution.supervoxels import Supervoxels
 from medinterp.errors import ConfigError, PluginError
+from medinterp.fusion.fusers import Fuser
 from medinterp.volume import Region, Volume
 
 BASELINES: Mapping[str, Callable[..., Baseline]] = {
@@ -59,6 +60,20 @@ def parse_measure(text: str) -> Measure:
     if not isinstance(measure, Measure):
         raise PluginError(f"the target '{name}' of the registry is no Measure but a {type(measure).__name__}")
     return measure
+
+
+def parse_fuser(text: str) -> Fuser:
+    """Turn "name" or "name:option=value" into a fuser of the registry.
+
+    Raises:
+        PluginError: there is no fuser of that name.
+        ConfigError: an option is unknown, given twice, or not of its type.
+    """
+    name, _, rest = text.partition(":")
+    fuser = _call(registry.load("fusers", name), rest, f"fuser '{text}'", {})
+    if not isinstance(fuser, Fuser):
+        raise PluginError(f"the fuser '{name}' of the registry is no Fuser but a {type(fuser).__name__}")
+    return fuser
 
 
 def parse_baseline(text: str, *, generator: torch.Generator, supervoxels: Supervoxels | None = None) -> Baseline:

@@ -19,11 +19,13 @@ class Cost:
         forward: evaluations of the forward.
         backward: gradients through it.
         memory: peak memory over that of one saliency of the same measurement; without a gradient, well below 1.
+        usual: gradients it usually takes, where it stops as soon as the map is right; None where it never does.
     """
 
     forward: int
     backward: int
     memory: float = 1.0
+    usual: int | None = None
 
 
 @dataclass(frozen=True)

@@ -38,10 +38,33 @@ def crop_box(support: Box, halo: int, stride: int, shape: tuple[int, int, int]) 
     """Return the box around ``support`` grown by ``halo``, starting and ending on multiples of ``stride``.
 
     It ends at the volume's own border where it would pass it, since the network pads there as on the whole volume.
+
+    Raises:
+        ConfigError: the halo is negative.
     """
+    if halo < 0:
+        raise ConfigError(f"a crop with a margin of {halo} voxels: expected at least 0")
     start = [max(low - halo, 0) // stride * stride for low in support.start]
     stop = [min(-(-(high + halo) // stride) * stride, size) for high, size in zip(support.stop, shape, strict=True)]
     return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+
+
+def exact_box(
+    attributor: Attributor, target: Target, shape: tuple[int, int, int], radius: int | None, stride: int
+) -> Box:
+    """Return the crop that holds everything an explanation depends on.
+
+    Args:
+        attributor: the method; its ``reach``, if it has one, is how far its baseline looks.
+        target: what is measured.
+        shape: voxels of the whole scan.
+        radius: voxels around an output voxel that can influence it; None when all of them can.
+        stride: crops start on a multiple of it.
+    """
+    reach = getattr(attributor, "reach", 0)
+    if radius is None or reach is None:
+        return Box((0, 0, 0), shape)
+    return crop_box(target.support(), radius + reach, stride, shape)
 
 
 def explain_region(
@@ -127,15 +150,9 @@ class _CroppedRun:
         return Box((0, 0, 0), (i, j, k))
 
     def exact_box(self, radius: int | None) -> Box:
-        """Return the crop that holds everything the answer depends on."""
-        reach = getattr(self.attributor, "reach", 0)
-        if radius is None or reach is None:
-            return self.whole
-        return self.box(radius + reach, within=self.whole)
+        return exact_box(self.attributor, self.target, self.whole.shape, radius, self.options.stride)
 
     def box(self, halo: int, *, within: Box) -> Box:
-        if halo < 0:
-            raise ConfigError(f"a crop with a margin of {halo} voxels: expected at least 0")
         return crop_box(self.target.support(), halo, self.options.stride, self.whole.shape).clipped(within)
 
     @property

@@ -65,10 +65,11 @@ class EquivalentFilter:
 
 def filter_statistics(weights: Tensor, spacing_mm: tuple[float, float, float]) -> dict[str, float]:
     """Return gain, negative share, noise gain and widths of a filter (1, C, I, J, K); widths 0 for an all-zero one."""
+    weights = _without_empty_margins(weights)
     gain, total = sum_of(weights), sum_of(weights.abs())
     size = weights.abs().sum(dim=(0, 1), dtype=torch.float64) / max(total, torch.finfo(torch.float64).tiny)
     centre, statistics = [], {"gain": gain, "noise_gain": sum_of(weights**2) ** 0.5}
-    statistics["negative_share"] = (total - gain) / (2 * total) if total else 0.0
+    statistics["negative_share"] = sum_of(weights.clamp(max=0).abs()) / total if total else 0.0
     for axis, (label, spacing) in enumerate(zip("ijk", spacing_mm, strict=True)):
         profile = size.sum(dim=[other for other in range(3) if other != axis])
         position = torch.arange(len(profile), dtype=torch.float64, device=size.device) * spacing
@@ -77,6 +78,16 @@ def filter_statistics(weights: Tensor, spacing_mm: tuple[float, float, float]) -
         statistics[f"width_{label}_mm"] = FWHM * spread**0.5
     statistics["half_weight_radius_mm"] = _half_weight_radius(size, centre, spacing_mm)
     return statistics
+
+
+def _without_empty_margins(weights: Tensor) -> Tensor:
+    """Return the box of voxels outside of which every weight is zero: a map on a whole grid is mostly that."""
+    used = (weights != 0).any(dim=0).any(dim=0)
+    for axis in range(3):
+        along = used.any(dim=[other for other in range(3) if other != axis]).nonzero()
+        if len(along):
+            weights = weights.narrow(2 + axis, int(along[0]), int(along[-1] - along[0]) + 1)
+    return weights
 
 
 def _half_weight_radius(size: Tensor, centre_mm: list[float], spacing_mm: tuple[float, float, float]) -> float:

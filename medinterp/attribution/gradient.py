@@ -33,6 +33,12 @@ class Saliency:
         gradients = attr.Saliency(measurement).attribute(measurement.leaves(), abs=False)
         return measurement.attribution(gradients, "gradient", self.name, value=measurement.last_value)
 
+    def of_gradient(
+        self, gradient: Attribution, inputs: Mapping[str, Tensor], target: Target, forward: Forward
+    ) -> Attribution:
+        """Return a gradient that was found already: the arguments are as elsewhere."""
+        return gradient
+
 
 @dataclass(frozen=True)
 class InputXGradient:
@@ -57,11 +63,11 @@ class InputXGradient:
         Source:
             Shrikumar et al., "Not just a black box", 2016, section 3.
         """
-        self.refuse(target, forward)
+        self.refuse(target, forward)  # before the work
         return self.of_gradient(Saliency()(forward, inputs, sigmas, target), inputs, target, forward)
 
     def refuse(self, target: Target, forward: Forward) -> None:
-        """Refuse a measurement that its gradient does not account for.
+        """Refuse a measurement that its gradient does not account for; costs nothing.
 
         Raises:
             MethodNotValid: it does not change with the scale of scan and noise level.
@@ -82,7 +88,11 @@ class InputXGradient:
             inputs: where, on the same grid.
             target: of which measurement.
             forward: of which model.
+
+        Raises:
+            MethodNotValid: as of a call.
         """
+        self.refuse(target, forward)
         share = 1 / (degree_of(target, forward) or 1)
         maps = {name: image * inputs[name].detach() * share for name, image in gradient.maps.items()}
         if not any(bool(image.any()) for image in maps.values()):

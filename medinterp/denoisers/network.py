@@ -49,7 +49,7 @@ class Level(nn.Module):
 
     def __init__(self, widths: tuple[int, ...], blocks: tuple[int, ...]) -> None:
         super().__init__()
-        width = widths[0]
+        self.width = width = widths[0]
         self.down = nn.Sequential(*[ResidualBlock(width) for _ in range(blocks[0])])
         self.inner: Level | None = None
         if len(widths) > 1:
@@ -85,6 +85,8 @@ class BiasFreeUNet(nn.Module):
     Args:
         widths: channels at 1/2, 1/4 and 1/8 resolution.
         blocks: residual blocks at each of these, on the way down and again on the way up (once at the coarsest).
+        magnitude: whether noise is biased where the signal is near zero, as in magnitude MRI. Without it, as for CT in
+            HU, nothing counts as dark, so that a constant added to the scan is added to the estimate.
 
     Source:
         Mohan et al., "Robust and interpretable blind image denoising via bias-free CNNs", ICLR 2020 (bias-free);
@@ -92,8 +94,11 @@ class BiasFreeUNet(nn.Module):
         (preconditioning).
     """
 
-    def __init__(self, widths: Sequence[int] = (64, 96, 128), blocks: Sequence[int] = (1, 2, 1)) -> None:
+    def __init__(
+        self, widths: Sequence[int] = (64, 96, 128), blocks: Sequence[int] = (1, 2, 1), *, magnitude: bool = True
+    ) -> None:
         super().__init__()
+        self.magnitude = magnitude
         if 2 ** len(widths) != STRIDE or len(blocks) != len(widths):
             raise ValueError(f"widths {widths} and blocks {blocks}: give three of each, for 1/2, 1/4, 1/8 resolution")
         self.haar: Tensor
@@ -145,6 +150,9 @@ class BiasFreeUNet(nn.Module):
         bands = functional.conv3d(padded, self.haar, stride=2)
         half = self._half_sigma(bands, sigma, x, pad)
         mean_band = functional.avg_pool3d(bands[:, :1], 5, stride=1, padding=2, count_include_pad=False)
+        if not self.magnitude:
+            everywhere = (DARK_SIGMAS * half).expand(mean_band.shape)
+            return torch.cat([bands[:, :1] - mean_band, bands[:, 1:], everywhere, half], dim=1)
         mean = mean_band * 2**-1.5  # the orthonormal low band is 2^1.5 times the mean intensity
         level = self.relu(mean) + self.relu(-mean)  # far below zero, as air in HU, is as far from dark as far above
         dark = level - self.relu(level - DARK_SIGMAS * half)  # min(level, 4 sigma), and still piecewise linear

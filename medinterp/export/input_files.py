@@ -57,10 +57,6 @@ def _volumes(name: str, result: Result) -> Iterator[tuple[str, Volume, str, bool
     if one.denoised is not None and one.removed is not None:
         yield "denoised", one.denoised, "denoised image", False
         yield "removednoise", one.removed, "scan minus denoised image", True
-    if result.fusion is not None:
-        yield "contribution", result.fusion.contributions[name], f"what {name} adds to the fused image", True
-        if name == next(iter(result.inputs)):
-            yield "fused", result.fusion.fused, "fused image", False
 
 
 def write_slicer_scene(

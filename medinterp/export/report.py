@@ -13,8 +13,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medinterp.errors import GridMismatch, OutputError
-from medinterp.export import mosaic, words
+from medinterp.export import fusion_pictures, mosaic, words
 from medinterp.export.canvas import DISCLAIMER, Picture, Window
+from medinterp.export.fusion_section import FusionSection
 from medinterp.export.method_words import MethodWords, method_words
 from medinterp.export.overlay import Clusters
 from medinterp.export.privacy import source_names, without_paths
@@ -160,6 +161,7 @@ class ReportContext:
         run: the run record: versions, seed, parameters, input hashes, timings, peak memory.
         notes: warnings and notes on the whole run.
         title: heading of the page.
+        fusion: the fused image, where several scans were joined.
     """
 
     summary: str
@@ -168,6 +170,7 @@ class ReportContext:
     run: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     title: str = "Denoised and explained"
+    fusion: FusionSection | None = None
 
     @property
     def measured(self) -> Mapping[ExplanationSection, str]:
@@ -252,6 +255,11 @@ def _environment() -> Environment:
         through_peak=mosaic.through_peak,
         close_up=mosaic.close_up,
         slice_mosaic=mosaic.slice_mosaic,
+        side_by_side=fusion_pictures.side_by_side,
+        fused_slices=fusion_pictures.fused_slices,
+        weight_maps=fusion_pictures.weight_maps,
+        credit_maps=fusion_pictures.credit_maps,
+        checkerboards=fusion_pictures.checkerboards,
         grid_rows=words.grid_rows,
         sign_colour=_rgb,
     )

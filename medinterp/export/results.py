@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from medinterp.export.drawn import Drawn, draw_maps, write_cluster_table, write_region_table
+from medinterp.export.fusion_files import fusion_volumes, write_fused_dicom, write_fused_images
 from medinterp.export.input_files import write_dicom, write_slicer_scene, write_volumes
 from medinterp.export.record import write_dataset_description, write_run_json
 from medinterp.export.report import write_report
@@ -23,6 +24,7 @@ def write_study(result: Result, facts: RunFacts, folder: Path, *, overwrite: boo
         OutputError: the folder exists, or cannot be written.
     """
     drawn = list(draw_maps(result))
+    fused = 0 if result.fusion is None else sum(v.voxels.size for _, v, _, _ in fusion_volumes(result, result.fusion))
     room = expected_bytes(
         sum(one.scan.voxels.size for one in result.inputs.values()),
         sum(
@@ -30,7 +32,8 @@ def write_study(result: Result, facts: RunFacts, folder: Path, *, overwrite: boo
             for e in result.explanations
             for group in (e.maps, *e.repeats.values())
             for v in group.values()
-        ),
+        )
+        + fused,
     )
     stages = len(result.inputs) + 1
     with StudyFolder(folder, overwrite=overwrite, expected_bytes=room) as study:
@@ -42,6 +45,9 @@ def write_study(result: Result, facts: RunFacts, folder: Path, *, overwrite: boo
                 own = [d for d in drawn if d.input_name == name]
                 images.append(beside.submit(_write_images, name, result, own, study.path))
                 notes += write_dicom(name, result.inputs[name], own, study.path / "dicom")
+            if result.fusion is not None:
+                images.append(beside.submit(write_fused_images, result, result.fusion, study.path))
+                notes += write_fused_dicom(result, study.path / "dicom")
             on_step(StepInfo("export", stages - 1, stages, "report"))
             record = run_record(result, facts, notes)
             write_report(report_context(result, facts, drawn, record, notes), study.path / "report.html")

@@ -8,10 +8,11 @@ from medinterp.export.canvas import Picture
 from medinterp.export.certificate_words import full_checks
 from medinterp.export.curves import curves_caption, draw_certificate
 from medinterp.export.drawn import Drawn
+from medinterp.export.fusion_section import fusion_section, weight_words
 from medinterp.export.report import Check, ExplainedMap, ExplanationSection, InputSection, ReportContext
 from medinterp.export.run_record import RunFacts
 from medinterp.export.words import measure_words, quantity
-from medinterp.results import ExplanationResult, InputResult, Result
+from medinterp.results import ExplanationResult, FusionResult, InputResult, Result
 from medinterp.volume import Region
 
 
@@ -36,13 +37,23 @@ def report_context(
         f"'{facts.bundle}' ({kind}, started at the scan's own noise level)."
     )
     if result.fusion is not None:
-        summary += " The denoised images were interpolated onto the first one's grid and fused."
+        summary += f" {_fused_words(result.fusion)}"
     sections = tuple(_input_section(n, o, facts) for n, o in result.inputs.items())
     units = {name: one.scan.unit for name, one in result.inputs.items()}
     explained = tuple(
         _explanation_section(e, tuple(d for d in drawn if d.explanation is e), units) for e in result.explanations
     )
-    return ReportContext(summary, sections, explained, record, tuple(notes))
+    return ReportContext(summary, sections, explained, record, tuple(notes), fusion=fusion_section(result))
+
+
+def _fused_words(fusion: FusionResult) -> str:
+    """Return how the fused image came about, in a sentence or two."""
+    found = {a.registration.kind for a in fusion.alignments.values()}
+    kinds = [word for kind, word in (("rigid", "rigid registration"), ("affine", "affine registration"),
+                                     ("given", "the transform given")) if kind in found]  # fmt: skip
+    placed = f", placed by {' and '.join(kinds)}," if kinds else ""
+    moved = "interpolated once onto the first one's grid and fused" if fusion.on_own_grids else "fused on their grid"
+    return f"The denoised images{placed} were {moved}: {weight_words(fusion)}."
 
 
 def _input_section(name: str, one: InputResult, facts: RunFacts) -> InputSection:
@@ -52,6 +63,8 @@ def _input_section(name: str, one: InputResult, facts: RunFacts) -> InputSection
             f"This prior was trained on {', '.join(facts.trained_on)}, not on {one.scan.modality}: treat the result "
             "as a trial."
         )
+    if one.noise.colour is not None and one.noise.colour.is_coloured:
+        notes.append(one.noise.colour.describe(told=one.noise.model == "coloured"))
     noise = one.noise
     silent = 0.0 if noise.map is None else float((noise.map.voxels == 0).mean())
     if silent:
@@ -61,8 +74,26 @@ def _input_section(name: str, one: InputResult, facts: RunFacts) -> InputSection
         )
     return InputSection(
         name, one.scan, one.denoised, one.removed, noise.sigma, noise.low, noise.high, noise.model, noise.method,
-        notes=tuple(notes),
+        rows=_spectrum_rows(one), notes=tuple(notes),
     )  # fmt: skip
+
+
+def _spectrum_rows(one: InputResult) -> tuple[tuple[str, str], ...]:
+    """Return the in-plane noise power spectrum as three figures with their 95 % intervals: low, largest, high."""
+    if one.noise.spectrum is None or one.noise.colour is None:
+        return ()
+    radial = one.noise.spectrum.radial()
+    unit = "a.u." if one.scan.unit == "1" else one.scan.unit
+    peak = int(radial.power.argmax())
+    chosen = {"lowest frequency": 0, "largest": peak, "highest frequency": len(radial.power) - 1}
+    rows = [
+        (
+            f"Noise power, {label}",
+            f"{radial.power[n]:.3g} ± {radial.error[n]:.2g} {unit}² mm² at {radial.frequency_per_mm[n]:.2f}/mm",
+        )
+        for label, n in chosen.items()
+    ]
+    return (*rows, ("Noise power, measured in", f"{one.noise.spectrum.windows} windows of flat tissue"))
 
 
 def _explanation_section(
@@ -94,6 +125,9 @@ def _explanation_section(
             for key, value in attribution.statistics.items()
             if not (exact and key.startswith("halo"))
         ]
+    if explained.offset_share:
+        rows.append(("Share of the intensity mapping's offset", quantity(explained.offset_share, explained.unit)))
+    rows += [(f"Ledger: credit of {m}", quantity(credit, explained.unit)) for m, credit in explained.credits.items()]
     return ExplanationSection(
         target=f"{measure_words(explained.measure)} of {explained.region.name} at {_place(explained.region)}",
         method=explained.method,

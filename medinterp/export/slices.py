@@ -6,10 +6,10 @@ resampled, so on an oblique scan a plane is named for the anatomical plane neare
 """
 
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 from jaxtyping import Float64, Shaped
-from scipy.optimize import linear_sum_assignment
 
 from medinterp.volume import Grid
 
@@ -77,8 +77,8 @@ def own_plane(grid: Grid) -> Plane:
 
 def world_axes(grid: Grid) -> tuple[int, int, int]:
     """Return for each voxel axis the world axis it follows best (0 left-right, 1 back-front, 2 feet-head)."""
-    _, world = linear_sum_assignment(-np.abs(_directions(grid).T))
-    i, j, k = (int(w) for w in world)
+    along = np.abs(_directions(grid))
+    i, j, k = max(permutations(range(3)), key=lambda world: float(sum(along[w, axis] for axis, w in enumerate(world))))
     return i, j, k
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -9,8 +10,66 @@ from torch import Tensor
 
 from medinterp.errors import InputError
 
+Image: TypeAlias = Float[Tensor, "B C I J K"]
+Sigma: TypeAlias = Float[Tensor, "#B #C #I #J #K"]
+Coverage: TypeAlias = Float[Tensor, "1 1 I J K"]
+
 LEAST_NOISE = 1e-4
 """Share of bright tissue below which noise counts as this much: no scan is free of it, a synthetic one may be."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a modality's own unit becomes the fused image's: ``(value + offset) / level``.
+
+    Args:
+        offset: added first, in the modality's unit (for CT +1000 puts air at zero).
+        level: value that becomes 1: the bright tissue's.
+    """
+
+    offset: float
+    level: float
+
+
+@dataclass(frozen=True, eq=False)
+class Fused:
+    """A fused image and its account.
+
+    Args:
+        image: the sum of the contributions, no unit, bright tissue at about 1.
+        contributions: what each modality adds at every voxel; constant weights make each a linear map of its modality.
+        weights: share of the decision that each modality has at every voxel, 0 to 1.
+        scales: how each modality's unit was mapped.
+    """
+
+    image: Tensor
+    contributions: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]
+    scales: Mapping[str, Scale]
+
+
+@runtime_checkable
+class Fuser(Protocol):
+    """Joins denoised modalities on one grid; linear in them once weights and scales are frozen."""
+
+    def fuse(
+        self,
+        images: Mapping[str, Image],
+        sigmas: Mapping[str, Sigma],
+        coverage: Mapping[str, Coverage],
+        *,
+        spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        scales: Mapping[str, Scale] | None = None,
+    ) -> Fused:
+        """Return the fused image and its account.
+
+        Args:
+            images: denoised, by modality.
+            sigmas: standard deviation of what is uncertain in each: its posterior's, or its noise as an upper bound.
+            coverage: 1 where a modality was measured, else 0.
+            spacing_mm: of the grid.
+            scales: taken as given instead of measured; the same scales make images of subsets comparable.
+        """
 
 
 @dataclass(frozen=True)
@@ -29,41 +88,69 @@ class VarianceWeighted:
     offsets: Mapping[str, float] = field(default_factory=dict)
 
     def __call__(
-        self,
-        images: Mapping[str, Float[Tensor, "B C I J K"]],
-        sigmas: Mapping[str, Float[Tensor, "#B #C #I #J #K"]],
-        coverage: Mapping[str, Float[Tensor, "1 1 I J K"]],
-    ) -> Float[Tensor, "B C I J K"]:
+        self, images: Mapping[str, Image], sigmas: Mapping[str, Sigma], coverage: Mapping[str, Coverage]
+    ) -> Image:
         """Return the fused image, dimensionless, bright tissue at about 1.
 
         Raises:
             InputError: a modality has no positive voxel.
         """
-        return torch.stack(list(self.contributions(images, sigmas, coverage).values())).sum(dim=0)
+        return self.fuse(images, sigmas, coverage).image
 
     def contributions(
-        self, images: Mapping[str, Tensor], sigmas: Mapping[str, Tensor], coverage: Mapping[str, Tensor]
+        self, images: Mapping[str, Image], sigmas: Mapping[str, Sigma], coverage: Mapping[str, Coverage]
     ) -> dict[str, Tensor]:
         """Return what each modality adds to the fused image; they sum to it."""
-        gains = self.gains(images, sigmas, coverage)
-        return {m: gains[m] * (image + self.offsets.get(m, 0.0) * coverage[m]) for m, image in images.items()}
+        return dict(self.fuse(images, sigmas, coverage).contributions)
 
-    def gains(
-        self, images: Mapping[str, Tensor], sigmas: Mapping[str, Tensor], coverage: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Return the frozen factor of each modality at every voxel (the diagonal of L_m)."""
-        level = {m: self._bright_level(m, image.detach(), coverage[m]) for m, image in images.items()}
-        precision = {
-            m: coverage[m] * (level[m] / sigmas[m].detach().mean().clamp_min(LEAST_NOISE * level[m])) ** 2
-            for m in images
-        }
+    def fuse(
+        self,
+        images: Mapping[str, Image],
+        sigmas: Mapping[str, Sigma],
+        coverage: Mapping[str, Coverage],
+        *,
+        spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        scales: Mapping[str, Scale] | None = None,
+    ) -> Fused:
+        """Return the fused image and its account; see ``Fuser``."""
+        used = measure_scales(images, coverage, self.offsets) if scales is None else scales
+        precision = {m: coverage[m] / relative_variance(m, sigmas, coverage, used) for m in images}
         total = torch.stack(list(precision.values())).sum(dim=0).clamp_min(torch.finfo(torch.float32).tiny)
-        return {m: precision[m] / total / level[m] for m in images}
+        weights = {m: precision[m] / total for m in images}
+        parts = {m: weights[m] * scaled(image, used[m], coverage[m]) for m, image in images.items()}
+        return Fused(torch.stack(list(parts.values())).sum(dim=0), parts, weights, used)
 
-    def _bright_level(self, name: str, image: Tensor, coverage: Tensor) -> Tensor:
-        shifted = (image + self.offsets.get(name, 0.0)) * coverage
+
+def measure_scales(
+    images: Mapping[str, Image], coverage: Mapping[str, Coverage], offsets: Mapping[str, float]
+) -> dict[str, Scale]:
+    """Return each modality's scale: its offset; as level the 98th percentile of what exceeds a tenth of the largest.
+
+    Raises:
+        InputError: a modality has no voxel above zero.
+    """
+    found = {}
+    for name, image in images.items():
+        offset = float(offsets.get(name, 0.0))
+        shifted = (image.detach() + offset) * coverage[name]
         foreground = shifted[shifted > 0.1 * shifted.max()]
         if foreground.numel() == 0 or shifted.max() <= 0:
             raise InputError(f"modality '{name}' has no voxel above zero; nothing to fuse")
         rank = max(1, int(0.98 * foreground.numel()))
-        return foreground.kthvalue(rank).values
+        found[name] = Scale(offset, float(foreground.kthvalue(rank).values))
+    return found
+
+
+def scaled(image: Image, scale: Scale, coverage: Coverage) -> Image:
+    """Return a modality in the fused image's scale; where it was not measured it stays zero."""
+    return (image + scale.offset * coverage) / scale.level
+
+
+def relative_variance(
+    name: str, sigmas: Mapping[str, Sigma], coverage: Mapping[str, Coverage], scales: Mapping[str, Scale]
+) -> Tensor:
+    """Return a modality's mean variance in the fused image's scale, never below what any scan has."""
+    sigma, seen = sigmas[name].detach(), coverage[name]
+    per_voxel = max(sigma.shape[2:]) > 1
+    mean = (sigma * seen).sum() / seen.sum().clamp_min(1) if per_voxel else sigma.mean()
+    return (mean / scales[name].level).clamp_min(LEAST_NOISE) ** 2

@@ -1,20 +1,33 @@
 """How noisy a scan is, from the scan alone: estimators from a Volume to a NoiseEstimate."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float64
 
-from medinterp.errors import InputError, UnitMismatch
+from medinterp.errors import InputError, TooFewVoxels, UnitMismatch
+from medinterp.noise.colour import NoiseColour, estimate_colour
+from medinterp.noise.spectrum import NoiseSpectrum
+from medinterp.noise.spectrum_estimate import estimate_spectrum
 from medinterp.noise.stabilize import koay_inversion
-from medinterp.noise.windows import Voxels, Windows, draw_windows, finest_spread, flattest, foreground, require_enough
+from medinterp.noise.windows import (
+    SOFT_TISSUE_HU,
+    Voxels,
+    Windows,
+    draw_windows,
+    finest_spread,
+    flattest,
+    foreground,
+    require_enough,
+)
 from medinterp.volume import Volume
 
-Model = Literal["gaussian", "rician"]
-SOFT_TISSUE_HU = (-150.0, 150.0)
+Model = Literal["gaussian", "rician", "coloured"]
+COLOUR_WINDOWS = 2000
+"""Windows drawn where the colour is only reported: a second of work for most scans."""
 BIAS_LOW, BIAS_HIGH = 0.95, 1.07
 """Range of estimate / truth seen on the scans used for tuning, 2-15 % Rician noise (tests/properties/test_noise.py)."""
 
@@ -28,9 +41,11 @@ class NoiseEstimate:
             0 when the scan holds no noise at all (a constant or noise-free synthetic volume).
         low: lower end of the 95 % interval: statistical error and the range of bias seen on tuning scans.
         high: upper end.
-        model: "rician" for magnitude MR, else "gaussian".
+        model: "rician" for magnitude MR, "coloured" where the denoiser is told the spectrum, else "gaussian".
         method: what made the estimate.
         map: noise standard deviation per voxel, when the method measures one; else the noise is taken as uniform.
+        spectrum: of the noise, where the scan holds enough flat tissue to measure it.
+        colour: what the spectrum means: white, correlated, resampled.
     """
 
     sigma: float
@@ -39,6 +54,8 @@ class NoiseEstimate:
     model: Model
     method: str
     map: Volume | None = None
+    spectrum: NoiseSpectrum | None = None
+    colour: NoiseColour | None = None
 
 
 @runtime_checkable
@@ -266,6 +283,18 @@ class Auto:
 
     def __call__(self, volume: Volume) -> NoiseEstimate:
         """Return the noise of a one-channel scan."""
-        if volume.modality == "CT" and volume.unit == "HU":
-            return SoftTissueSd(seed=self.seed)(volume)
-        return FlatWindows(seed=self.seed)(volume)
+        hounsfield = volume.modality == "CT" and volume.unit == "HU"
+        found = SoftTissueSd(seed=self.seed)(volume) if hounsfield else FlatWindows(seed=self.seed)(volume)
+        return with_colour(found, volume, seed=self.seed)
+
+
+def with_colour(found: NoiseEstimate, volume: Volume, *, seed: int) -> NoiseEstimate:
+    """Return an estimate that also says what colour the noise has, where the scan holds enough flat tissue to see it.
+
+    For magnitude MR the spectrum is that of the magnitude's noise, which is the channels' where the signal is bright.
+    """
+    try:
+        spectrum = estimate_spectrum(volume, windows=COLOUR_WINDOWS, seed=seed)
+        return replace(found, spectrum=spectrum, colour=estimate_colour(volume, spectrum))
+    except TooFewVoxels:
+        return found

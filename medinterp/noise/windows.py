@@ -14,6 +14,7 @@ Windows = Float32[np.ndarray, "n m"]
 FewerWindows = Float32[np.ndarray, "kept m"]
 Voxels = Float32[np.ndarray, "I J K"]
 
+SOFT_TISSUE_HU = (-150.0, 150.0)
 MINIMUM_VOXELS = 1000
 """Foreground voxels below which a median is not trustworthy."""
 FOREGROUND_SHARE = 0.3

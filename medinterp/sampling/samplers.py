@@ -85,6 +85,7 @@ class PosteriorMean:
         on_step: OnStep = ignore,
     ) -> Float[Tensor, "B C I J K"]:
         """Return E[x0 | y], in the unit of ``y``."""
+        on_step(StepInfo("sample", 0, 1))
         image = evaluate(denoiser, y, sigma, cond)
         on_step(StepInfo("sample", 1, 1))
         return image
@@ -125,6 +126,7 @@ class Heun:
     ) -> Float[Tensor, "B C I J K"]:
         """Return the end of the ODE's path, in the unit of ``y``; ``generator`` is not used."""
         x, levels = y, _levels(fractions)
+        on_step(StepInfo("sample", 0, len(levels) - 1))
         for index, (t, t_next) in enumerate(pairwise(levels)):
             slope = (x - evaluate(denoiser, x, sigma * t, cond)) / t
             ahead = x + (t_next - t) * slope
@@ -193,6 +195,7 @@ class ReverseSDE:
     ) -> Float[Tensor, "B C I J K"]:
         """Return one posterior sample, in the unit of ``y``."""
         x, levels = y, _levels(fractions)
+        on_step(StepInfo("sample", 0, len(levels) - 1))
         for index, (t, t_next) in enumerate(pairwise(levels)):
             kept = (t_next / t) ** 2
             white = sigma * _draw_shared(y, generator)

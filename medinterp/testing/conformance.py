@@ -238,11 +238,11 @@ def sampler_runs_without_a_graph(sampler: Sampler, denoiser: Denoiser, image: Ex
 
 
 def sampler_reports_every_step(sampler: Sampler, denoiser: Denoiser, image: Example) -> None:
-    """Progress counts up by one to the total."""
+    """Progress counts up by one from 0, said before the first step is computed, to the total."""
     told: list[StepInfo] = []
     _sample(sampler, denoiser, image, on_step=told.append)
     assert told, "no step was reported"
-    counted = [info.done for info in told] == list(range(1, told[-1].total + 1))
+    counted = [info.done for info in told] == list(range(told[-1].total + 1))
     assert counted, f"steps reported: {[(info.done, info.total) for info in told]}"
 
 

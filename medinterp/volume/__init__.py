@@ -5,6 +5,7 @@ from medinterp.volume.overlay import Overlay
 from medinterp.volume.provenance import Provenance, Source, Step
 from medinterp.volume.region import Region, region_from_mask, ring, sphere, voxel
 from medinterp.volume.segmentation import Segment, Segmentation
+from medinterp.volume.transform import Transform
 from medinterp.volume.volume import Volume
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Segmentation",
     "Source",
     "Step",
+    "Transform",
     "Volume",
     "region_from_mask",
     "ring",

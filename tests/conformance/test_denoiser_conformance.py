@@ -1,23 +1,37 @@
 """Every denoiser and sampler keeps its protocol, and the checks catch those that do not."""
 
+import numpy as np
 import pytest
 import torch
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 
+from medinterp.denoisers.coloured import TwoScale
 from medinterp.denoisers.intensity import FixedIntensity, MeanBrightness
 from medinterp.denoisers.monai_ddpm import Windows
+from medinterp.denoisers.symmetric import Symmetric
 from medinterp.denoisers.tiled import Tiled
 from medinterp.errors import InputError
+from medinterp.noise.spectrum import NoiseSpectrum
 from medinterp.sampling.samplers import Heun, PosteriorMean, ReverseSDE
 from medinterp.testing import conformance
 from medinterp.testing.diffusion_oracle import random_diffusion
 from medinterp.testing.networks import random_network
 from medinterp.testing.oracles import linear_gaussian
 
+
+def colour():
+    """Return the spectrum of noise that is correlated within slices, not across."""
+    kernel = np.zeros((3, 3, 3))
+    kernel[:, :, 1] = np.outer([0.5, 1, 0.5], [0.5, 1, 0.5])
+    return NoiseSpectrum(kernel, (1.0, 1.0, 3.0))
+
+
 DENOISERS = {
     "network": random_network(),
     "oracle": linear_gaussian(16),
     "tiled": Tiled(random_network(), (8, 16, 16), halo=56),
+    "symmetric": Symmetric(random_network()),
+    "two_scales": TwoScale(random_network(), colour()),
 }
 SAMPLERS = {
     "posterior_mean": PosteriorMean(),
@@ -40,7 +54,12 @@ def test_denoiser_keeps_the_protocol(name, check, dtype):
     denoiser = DENOISERS[name]
     if dtype == torch.float64 and name != "oracle":
         network = random_network().double()
-        denoiser = network if name == "network" else Tiled(network, (8, 16, 16), halo=56)
+        denoiser = {
+            "network": network,
+            "tiled": Tiled(network, (8, 16, 16), halo=56),
+            "symmetric": Symmetric(network),
+            "two_scales": TwoScale(network, colour()),
+        }[name]
     check(denoiser, example(dtype))
 
 

@@ -39,7 +39,7 @@ def by_python(scan: Path) -> Path:
 
 
 def test_the_command_line_gives_the_bits_of_python(scan: Path, by_python: Path) -> None:
-    command = [sys.executable, "-m", "medinterp.cli", "run", str(scan), "-o", str(scan.parent / "cli")]
+    command = [sys.executable, "-m", "medinterp", "run", str(scan), "-o", str(scan.parent / "cli")]
     subprocess.run([*command, "--target", _TARGET, "--progress", "none"], check=True, capture_output=True, timeout=300)
     for name, values in _volumes(scan.parent / "cli").items():
         assert np.array_equal(values, _volumes(by_python)[name]), name
@@ -119,7 +119,7 @@ def test_the_run_record_holds_no_path(scan: Path, by_python: Path) -> None:
 
 
 def test_a_dry_run_writes_nothing(scan: Path) -> None:
-    command = [sys.executable, "-m", "medinterp.cli", "run", str(scan), "-o", str(scan.parent / "dry"), "--dry-run"]
+    command = [sys.executable, "-m", "medinterp", "run", str(scan), "-o", str(scan.parent / "dry"), "--dry-run"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     assert "peak memory" in done.stdout
     assert not (scan.parent / "dry").exists()

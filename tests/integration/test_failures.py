@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from medinterp.cli import app
 from tests.integration.scans import write_scan
 
-_CLI = [sys.executable, "-m", "medinterp.cli"]
+_CLI = [sys.executable, "-m", "medinterp"]
 
 
 def _cli(*arguments: str | Path) -> Result:

@@ -29,6 +29,7 @@ def scan(tmp_path: Path) -> Path:
 def test_a_plan_counts_the_halo_of_every_tile_twice(scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "_seconds_per_voxel", lambda *_: 1.0)
     monkeypatch.setattr(planning, "voxel_budget", lambda *_: 200 * 16 * 16 - 1)
+    monkeypatch.setattr(planning, "_explaining", lambda *_: [])
     found = plan(scan, RunOptions())
     assert found.tiles["scan"] is not None
     cut, radius = found.tiles["scan"][0], 80  # the shipped network's
@@ -42,7 +43,37 @@ def test_a_plan_counts_the_halo_of_every_tile_twice(scan: Path, monkeypatch: pyt
 def test_a_plan_of_explaining_alone_promises_no_denoising(scan: Path) -> None:
     found = plan(scan, RunOptions(targets=("voxel:3,4,5",), whole=False))
     assert found.seconds == 0
-    assert "only the targets are explained" in found.describe()
+    assert "only what matters to the targets" in found.describe()
+
+
+def test_a_plan_says_what_every_explanation_computes(scan: Path) -> None:
+    methods = ("saliency", "input_x_gradient", "integrated_gradients", "occlusion:window_mm=4")
+    found = plan(scan, RunOptions(targets=("voxel:100,8,8",), methods=methods, whole=False))
+    first, shared, path, outside = found.explanations
+    assert first.crop == (168, 16, 16)  # from 100 - 80 and to 101 + 80, to whole cells
+    assert (first.forward, first.backward) == (1, 1)
+    assert shared.seconds is not None
+    assert first.seconds is not None
+    assert shared.seconds < first.seconds  # it reads the same gradient
+    assert path.backward == 18
+    assert (outside.backward, outside.peak_gb) == (0, None)
+    assert outside.crop[0] < first.crop[0]
+    assert "18 gradients" in found.describe()
+    assert found.explaining_seconds is not None
+
+
+def test_a_target_that_is_found_while_running_is_planned_at_a_likely_place(scan: Path) -> None:
+    assert plan(scan, RunOptions()).explanations[0].crop[1:] == (16, 16)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_gradient_beyond_the_memory_is_refused_before_the_work(
+    scan: Path, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "voxel_budget", lambda *_: 64**3)
+    options = RunOptions(targets=("sphere:100,8,8,90",), whole=whole)
+    with pytest.raises(DeviceError, match=r"takes 0\.\d GB and 0\.1 GB are left"):
+        plan(scan, options)
 
 
 @pytest.mark.parametrize("changes", [{"targets": ("sphere:1",)}, {"methods": ("crystal",)}, {"measure": "crystal"}])

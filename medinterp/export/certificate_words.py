@@ -71,7 +71,7 @@ def _faithfulness(checks: FullChecks, unit: str) -> Iterator[Check]:
          found.insertion_p),
     ):  # fmt: skip
         yield Check(
-            name, f"ahead by {_with_interval(margin, unit)}, p = {chance:.2f}", "p at most 0.05", chance <= 0.05,
+            name, f"ahead by {_with_interval(margin, unit)}, p = {chance:.3f}", "p at most 0.05", chance <= 0.05,
             f"Blocks of {found.block_voxels} voxels an edge are {done}, the map's strongest first: by so much sooner "
             f"than in {found.orders} random orders the number moves, on average over the way (95 % interval), and so "
             f"often a random order does as well. Ahead of the scan's own edges by {_with_interval(edges, unit)}.",

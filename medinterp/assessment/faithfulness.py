@@ -85,7 +85,7 @@ class Faithfulness:
 class CurveOptions:
     """How finely curves are drawn.
 
-    Cost: ``draws`` times ``orders`` + 2 orders times two directions times ``steps`` + 1 evaluations.
+    Cost: see ``evaluations``.
 
     Args:
         block: edge of the blocks that are replaced together, in voxels.
@@ -107,6 +107,10 @@ class CurveOptions:
                 f"curves with blocks of {self.block} voxels, {self.steps} steps, {self.draws} draws, {self.orders} "
                 f"random orders, {self.batch} at once: expected at least 1 of each, and 2 draws"
             )
+
+    def evaluations(self, steps: int) -> int:
+        """Return how often the model is evaluated for curves of so many steps, fillings aside."""
+        return 2 * (steps + 1) * self.draws * (self.orders + 2)
 
 
 def assess_faithfulness(
@@ -203,7 +207,7 @@ def _compared(draws: Sequence[_Draw], fill: str, options: CurveOptions) -> Faith
     return Faithfulness(
         fill=fill, blocks=draws[-1].blocks, block_voxels=options.block, steps=steps, draws=len(draws),
         orders=random.shape[0] * random.shape[1],
-        evaluations=2 * (steps + 1) * len(draws) * (options.orders + 2),
+        evaluations=options.evaluations(steps),
         shares=tuple(step / steps for step in range(steps + 1)),
         map=_order_curves(own, map_area), random=_order_curves(random.flatten(0, 1), random_area.flatten(0, 1)),
         edges=_order_curves(edges, edge_area),

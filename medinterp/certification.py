@@ -13,6 +13,7 @@ from medinterp.assessment.randomisation import check_cascade
 from medinterp.attribution import Attribution, Blurred, InputXGradient, Zero
 from medinterp.attribution.baselines import Baseline, NoiseResampled, Point, Ray
 from medinterp.attribution.capabilities import capabilities
+from medinterp.attribution.inpainting import Inpainted
 from medinterp.attribution.measurement import seen_by
 from medinterp.attribution.result import degree_of
 from medinterp.explanation import PROOF_HALO, Case
@@ -23,6 +24,19 @@ _PATTERN = (
     "predicts no change"
 )
 _MANY = "its contributions are counted from many baselines at once, so that none of them says what one change does"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a full certificate takes, on the scan around its region.
+
+    Args:
+        explanations: maps made anew.
+        evaluations: of the model, beside those of the maps.
+    """
+
+    explanations: int
+    evaluations: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +54,21 @@ class RepeatMaps:
             name: shown.derive(getattr(self, name).cpu().numpy(), Step(words[name], {"repeats": self.draws}))
             for name in words
         }
+
+
+def full_effort(near: Case, options: CheckOptions) -> Effort:
+    """Return what the checks of a full certificate take, said before they are made.
+
+    Args:
+        near: the case on the scan around its region.
+        options: how thoroughly.
+    """
+    fill = _filling(near)
+    each = int(isinstance(fill, NoiseResampled))
+    if isinstance(fill, Inpainted):
+        each = len(fill.supervoxels) * fill.evaluations
+    fillings = options.curves.draws + 1  # the one more is what single blocks are replaced by
+    return Effort(options.explanations, options.measurements + fillings * each + 1)  # and the cleaned scan
 
 
 def certify_fully(

@@ -154,6 +154,29 @@ def explain(
 
 
 @app.command()
+@with_option_groups
+def significance(
+    maps: Annotated[
+        list[str], typer.Argument(metavar="MAP...", help="At least 6 maps on one grid: of repeats, or of subjects.")
+    ],
+    output: Output,
+    writing: Writing,
+    alpha: Annotated[float, typer.Option(help="Level of the familywise error and of the false discovery rate.")] = 0.05,
+    flips: Annotated[int, typer.Option(help="Sign patterns of the permutation test.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the sign patterns.")] = 0,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Say where maps of repeats or subjects differ from zero, with errors counted over the whole map."""
+    with _errors(debug=debug):
+        _require_output(output)
+        with heavy_import():
+            from medinterp.map_significance import find_significance
+
+        found = find_significance(maps, output, alpha=alpha, flips=flips, seed=seed, overwrite=writing.overwrite)
+        typer.echo(found.summary())
+
+
+@app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A file or a folder.")],
     force: Annotated[bool, typer.Option("--force", help="Also read DICOM files that lack the preamble.")] = False,

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from medinterp.assessment.full import CheckOptions
 from medinterp.attribution.capabilities import Cost, capabilities
+from medinterp.certification import full_effort
 from medinterp.denoisers.footprint import gradient_numbers
 from medinterp.denoisers.network import BiasFreeUNet
 from medinterp.denoisers.tiled import BYTES_PER_VOXEL, spans
@@ -34,19 +36,17 @@ CERTIFICATE = 1.0
 
 
 @dataclass(frozen=True)
-class PlannedExplanation:
-    """What one explanation would do and cost.
+class PlannedWork:
+    """What a computation on a crop would cost.
 
     Args:
-        what: measure, method and target.
         crop: voxels that it computes on.
         forward: evaluations of the model.
         backward: gradients through it.
         peak_gb: memory beyond the loaded scans and model; None where only a run can tell.
-        seconds: its certificate included; None where only a run can tell.
+        seconds: None where only a run can tell.
     """
 
-    what: str
     crop: _Shape
     forward: int
     backward: int
@@ -54,12 +54,48 @@ class PlannedExplanation:
     seconds: float | None
 
     def describe(self) -> str:
-        """Return the explanation's line of the plan."""
+        """Return it in words."""
         size = " x ".join(map(str, self.crop))
         work = f"{self.forward} evaluations" + (f" and {self.backward} gradients" if self.backward else "")
         cost = "" if self.seconds is None else f", about {self.seconds:.0f} s"
         cost += "" if self.peak_gb is None else f" and {self.peak_gb:.1f} GB"
-        return f"{self.what}: {work} on {size} voxels{cost}"
+        return f"{work} on {size} voxels{cost}"
+
+
+@dataclass(frozen=True)
+class PlannedExplanation:
+    """What one explanation would do and cost.
+
+    Args:
+        what: measure, method and target.
+        work: the map and its basic certificate.
+        checks: what a full certificate adds; None for a basic one.
+    """
+
+    what: str
+    work: PlannedWork
+    checks: PlannedWork | None = None
+
+    @property
+    def parts(self) -> tuple[PlannedWork, ...]:
+        """The map, and the checks if any."""
+        return (self.work,) if self.checks is None else (self.work, self.checks)
+
+    @property
+    def peak_gb(self) -> float:
+        """Memory at the peak, as far as it is known."""
+        return max(part.peak_gb or 0.0 for part in self.parts)
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of all of it; None where only a run can tell."""
+        known = [part.seconds for part in self.parts if part.seconds is not None]
+        return math.fsum(known) if len(known) == len(self.parts) else None
+
+    def describe(self) -> str:
+        """Return the explanation's line of the plan, and that of its full certificate."""
+        checks = "" if self.checks is None else f"\n  its full certificate: {self.checks.describe()}"
+        return f"{self.what}: {self.work.describe()}{checks}"
 
 
 @dataclass(frozen=True)
@@ -119,7 +155,7 @@ def plan(inputs: Inputs, options: RunOptions) -> Plan:
     at_once = max(math.prod(max(axis) for axis in axes) for axes in crops.values()) if options.whole else 0
     check_explanations(pipeline, scans, explanations, options, budget * BYTES_PER_VOXEL)
     planned = _explaining(pipeline, scans, explanations, options)
-    extra = max([at_once * BYTES_PER_VOXEL / 1e9, *(e.peak_gb or 0.0 for e in planned)])
+    extra = max([at_once * BYTES_PER_VOXEL / 1e9, *(e.peak_gb for e in planned)])
     seconds = work * _seconds_per_voxel(pipeline, str(device)) if options.whole else 0.0
     return Plan(shapes, tiles, peak_memory_gb() + extra, seconds, planned)
 
@@ -142,18 +178,40 @@ def _explaining(
         measurement = (id(explanation.locate), id(explanation.measure))
         again = halo is None and hasattr(case.attributor, "of_gradient") and measurement in shared
         shared.add(measurement)
-        needed = case.gradient_bytes(halo)
-        found.append(
-            PlannedExplanation(
-                f"{explanation.measure.name} of {case.target.name} by {explanation.method.name}",
-                case.crop(halo).shape,
-                cost.forward if cost.usual is None else cost.usual,
-                cost.backward if cost.usual is None else cost.usual,
-                None if needed is None else needed / 1e9,
-                rates.seconds(case, halo, cost, again=again),
-            )
-        )
+        what = f"{explanation.measure.name} of {case.target.name} by {explanation.method.name}"
+        checks = None if explanation.checks is None else _checking(case, explanation.checks, rates)
+        found.append(PlannedExplanation(what, _mapping(case, halo, cost, rates, again=again), checks))
     return found
+
+
+def _mapping(case: Case, halo: int | None, cost: Cost, rates: "_Rates", *, again: bool) -> PlannedWork:
+    """Return what a map and its basic certificate take; ``again``: its gradient was made for another method."""
+    needed, seconds = case.gradient_bytes(halo), None
+    if case.network is not None:
+        near = _numbers(case.network, case, PROOF_HALO)
+        own = 0 if again else _numbers(case.network, case, halo)
+        seconds = rates.seconds(*_usual(cost), own + CERTIFICATE * near)
+    return PlannedWork(case.crop(halo).shape, *_usual(cost), None if needed is None else needed / 1e9, seconds)
+
+
+def _checking(case: Case, options: CheckOptions, rates: "_Rates") -> PlannedWork:
+    """Return what a full certificate takes: maps on the scan around the region, and evaluations in batches there."""
+    box, near = case.around(PROOF_HALO)
+    effort, declared = full_effort(near, options), capabilities(near.attributor)
+    forward, backward = (effort.explanations * n for n in _usual(Cost(1, 1) if declared is None else declared.cost))
+    forward += effort.evaluations
+    if case.network is None:
+        return PlannedWork(box.shape, forward, backward, None, None)
+    batch = options.curves.batch * math.prod(box.shape) * BYTES_PER_VOXEL
+    kept = 8 * case.image.numel()  # mean and spread of the repeats, on the scan's own grid
+    peak_gb = (max(near.gradient_bytes(None) or 0, batch) + kept) / 1e9
+    numbers = float(_numbers(case.network, near, None))
+    return PlannedWork(box.shape, forward, backward, peak_gb, rates.seconds(forward, backward, numbers))
+
+
+def _usual(cost: Cost) -> tuple[int, int]:
+    """Return the evaluations and gradients that a map usually takes."""
+    return (cost.forward, cost.backward) if cost.usual is None else (cost.usual, cost.usual)
 
 
 @dataclass(frozen=True)
@@ -180,14 +238,9 @@ class _Rates:
         torch.autograd.grad(estimate.sum(), image)
         return cls((middle - begun) / numbers, (time.perf_counter() - middle) / numbers)
 
-    def seconds(self, case: Case, halo: int | None, cost: Cost, *, again: bool) -> float | None:
-        """Return what an explanation and its certificate take; ``again``: its gradient was made for another method."""
-        if case.network is None:
-            return None
-        forward, backward = (n if cost.usual is None else cost.usual for n in (cost.forward, cost.backward))
-        each = forward * self.forward + backward * self.backward
-        numbers = 0 if again else _numbers(case.network, case, halo)
-        return each * (numbers + CERTIFICATE * _numbers(case.network, case, PROOF_HALO))
+    def seconds(self, forward: int, backward: int, numbers: float) -> float:
+        """Return what evaluations and gradients take whose graphs keep so many numbers each."""
+        return (forward * self.forward + backward * self.backward) * numbers
 
 
 def _numbers(network: BiasFreeUNet, case: Case, halo: int | None) -> int:

@@ -9,22 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from medinterp.assessment.intervals import CONFIDENCE, Interval, chance_of, mean_interval
 from medinterp.errors import ConfigError, InputError
 
 Measure: TypeAlias = Callable[[Tensor], Tensor]
 """Scans (B, C, I, J, K) -> the measurement of each, (B,)."""
-
-CONFIDENCE = 0.95
-"""Of the intervals."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over draws with its 95 % interval, in the unit of the measurement."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -53,17 +42,19 @@ class Faithfulness:
         blocks: how many there are.
         block_voxels: edge of a block, in voxels.
         steps: how many points a curve has besides its start.
-        draws: of filling, random order and position of the blocks; what intervals are over.
+        draws: of filling and position of the blocks; what intervals are over.
+        orders: random ones, in all.
         evaluations: of the model.
         shares: of the blocks, at the points of the curves.
         map: the blocks in the order of the map's magnitude.
-        random: in random order, another for each draw.
+        random: in random orders, others for each draw.
         edges: in the order of the scan's gradient magnitude.
-        deletion_over_random: area of the map minus that of the random order, paired by draw; above 0 for a good map.
-            Its interval, and that of ``insertion_over_random``, is the wider one of ``margin_over_chance``.
+        deletion_over_random: area of the map minus the mean of the random orders, by draw; above 0 for a good map.
         deletion_over_edges: the same against the edges.
-        insertion_over_random: area of the random order minus that of the map; above 0 for a good map.
+        insertion_over_random: mean area of the random orders minus that of the map; above 0 for a good map.
         insertion_over_edges: the same against the edges.
+        deletion_p: chance that a map which is itself random does as well; see ``chance_of``.
+        insertion_p: the same.
     """
 
     fill: str
@@ -71,6 +62,7 @@ class Faithfulness:
     block_voxels: int
     steps: int
     draws: int
+    orders: int
     evaluations: int
     shares: tuple[float, ...]
     map: OrderCurves
@@ -80,37 +72,45 @@ class Faithfulness:
     deletion_over_edges: Interval
     insertion_over_random: Interval
     insertion_over_edges: Interval
+    deletion_p: float
+    insertion_p: float
 
     @property
     def faithful(self) -> bool:
         """Whether the measurement moves sooner in the map's order than in a random one, beyond chance, both ways."""
-        return self.deletion_over_random.low > 0 and self.insertion_over_random.low > 0
+        return max(self.deletion_p, self.insertion_p) <= 1 - CONFIDENCE
 
 
 @dataclass(frozen=True)
 class CurveOptions:
     """How finely curves are drawn.
 
-    Cost: ``draws`` times three orders times two directions times ``steps`` evaluations, ``batch`` at a time.
+    Cost: see ``evaluations``.
 
     Args:
         block: edge of the blocks that are replaced together, in voxels.
         steps: points of a curve besides its start; at most one a block.
-        draws: repeats with another filling, random order and position of the blocks.
+        draws: repeats with another filling and position of the blocks.
+        orders: random orders in each; with fewer than 19 in all, no map can be told from chance.
         batch: scans that are measured at once.
     """
 
     block: int = 4
     steps: int = 10
     draws: int = 5
+    orders: int = 4
     batch: int = 4
 
     def __post_init__(self) -> None:
-        if min(self.block, self.steps, self.batch) < 1 or self.draws < 2:
+        if min(self.block, self.steps, self.orders, self.batch) < 1 or self.draws < 2:
             raise ConfigError(
-                f"curves with blocks of {self.block} voxels, {self.steps} steps, {self.draws} draws, {self.batch} at "
-                "once: expected at least 1 of each, and 2 draws"
+                f"curves with blocks of {self.block} voxels, {self.steps} steps, {self.draws} draws, {self.orders} "
+                f"random orders, {self.batch} at once: expected at least 1 of each, and 2 draws"
             )
+
+    def evaluations(self, steps: int) -> int:
+        """Return how often the model is evaluated for curves of so many steps, fillings aside."""
+        return 2 * (steps + 1) * self.draws * (self.orders + 2)
 
 
 def assess_faithfulness(
@@ -146,35 +146,74 @@ def assess_faithfulness(
         Petsiuk et al., "RISE", BMVC 2018, section 4 (deletion, insertion); Samek et al., IEEE TNNLS 28 (2017), eq. 12
         (area against random orders).
     """
-    scores = {"map": found.detach().sum(dim=(0, 1)), "random": None, "edges": edge_magnitude(scan)}
-    curves: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in scores}
-    shape = (scan.shape[2], scan.shape[3], scan.shape[4])
-    evaluations = count = steps = 0
+    own, edges = found.detach().sum(dim=(0, 1)), edge_magnitude(scan)
+    curves: list[_Draw] = []
     for draw, filling in zip(range(options.draws), fills, strict=False):
-        blocks = _blocks(shape, options.block, generator)
+        blocks = _blocks((scan.shape[2], scan.shape[3], scan.shape[4]), options.block, generator)
         count = int(blocks.max()) + 1
-        steps = min(options.steps, count)
-        chance = torch.rand(count, generator=generator, device=generator.device).to(scan.device)
-        for name, score in scores.items():
-            per_block = chance if score is None else _per_block(score, blocks, count).abs()
-            ranks = rank_steps(per_block, steps)[blocks]
-            deleted = replacement_curve(measure, scan, filling, ranks, steps, batch=options.batch)
-            inserted = replacement_curve(measure, filling, scan, ranks, steps, batch=options.batch)
-            curves[name].append((deleted, inserted))
-            evaluations += 2 * (steps + 1)
+        chance = torch.rand(options.orders, count, generator=generator, device=generator.device).to(scan.device)
+        walk = _Walk(measure, scan, filling, blocks, min(options.steps, count), options.batch)
+        curves.append(
+            _Draw(
+                blocks=count,
+                map=walk.both_ways(_per_block(own, blocks, count).abs()),
+                random=[walk.both_ways(order) for order in chance],
+                edges=walk.both_ways(_per_block(edges, blocks, count)),
+            )
+        )
         on_draw(draw + 1)
-    if len(curves["map"]) < options.draws:
-        raise InputError(f"{len(curves['map'])} fillings for {options.draws} draws: expected one each")
-    areas = {name: _areas(pairs) for name, pairs in curves.items()}
-    drawn = {name: _order_curves(pairs, areas[name]) for name, pairs in curves.items()}
-    (map_out, map_in), (random_out, random_in), (edges_out, edges_in) = (areas[n] for n in ("map", "random", "edges"))
+    if len(curves) < options.draws:
+        raise InputError(f"{len(curves)} fillings for {options.draws} draws: expected one each")
+    return _compared(curves, fill, options)
+
+
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """A scan, a filling and a division into blocks, between which any order can be walked."""
+
+    measure: Measure
+    scan: Tensor
+    filling: Tensor
+    blocks: Tensor
+    steps: int
+    batch: int
+
+    def both_ways(self, scores: Tensor) -> Tensor:
+        """Return the curves of deletion and insertion in the order of the blocks' scores, (2, steps + 1)."""
+        ranks = rank_steps(scores, self.steps)[self.blocks]
+        ends = (self.scan, self.filling), (self.filling, self.scan)
+        return torch.stack(
+            [replacement_curve(self.measure, *pair, ranks, self.steps, batch=self.batch) for pair in ends]
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Draw:
+    """The curves of one draw, each (2, steps + 1): deletion and insertion."""
+
+    blocks: int
+    map: Tensor
+    random: Sequence[Tensor]
+    edges: Tensor
+
+
+def _compared(draws: Sequence[_Draw], fill: str, options: CurveOptions) -> Faithfulness:
+    own, edges = torch.stack([d.map for d in draws]), torch.stack([d.edges for d in draws])
+    random = torch.stack([torch.stack(list(d.random)) for d in draws])  # draws, orders, 2, points
+    steps = own.shape[-1] - 1
+    map_area, edge_area, random_area = _areas(own), _areas(edges), _areas(random)
+    over_random, over_edges = map_area - random_area.mean(dim=1), map_area - edge_area
+    lead = map_area[:, None] - random_area
     return Faithfulness(
-        fill=fill, blocks=count, block_voxels=options.block, steps=steps, draws=options.draws, evaluations=evaluations,
-        shares=tuple(step / steps for step in range(steps + 1)), **drawn,
-        deletion_over_random=margin_over_chance(map_out - random_out),
-        deletion_over_edges=mean_interval(map_out - edges_out),
-        insertion_over_random=margin_over_chance(random_in - map_in),
-        insertion_over_edges=mean_interval(edges_in - map_in),
+        fill=fill, blocks=draws[-1].blocks, block_voxels=options.block, steps=steps, draws=len(draws),
+        orders=random.shape[0] * random.shape[1],
+        evaluations=options.evaluations(steps),
+        shares=tuple(step / steps for step in range(steps + 1)),
+        map=_order_curves(own, map_area), random=_order_curves(random.flatten(0, 1), random_area.flatten(0, 1)),
+        edges=_order_curves(edges, edge_area),
+        deletion_over_random=mean_interval(over_random[:, 0]), deletion_over_edges=mean_interval(over_edges[:, 0]),
+        insertion_over_random=mean_interval(-over_random[:, 1]), insertion_over_edges=mean_interval(-over_edges[:, 1]),
+        deletion_p=chance_of(lead[..., 0]), insertion_p=chance_of(-lead[..., 1]),
     )  # fmt: skip
 
 
@@ -230,32 +269,6 @@ def edge_magnitude(scan: Float[Tensor, "1 C I J K"]) -> Float[Tensor, "I J K"]:
     return total.sqrt()
 
 
-def mean_interval(values: Float[Tensor, " N"]) -> Interval:
-    """Return the mean of at least two draws with its 95 % interval by Student's t.
-
-    A bootstrap of so few draws would be too narrow: of five, it holds the truth in 83 % of cases.
-    """
-    return _student(values, (1 / len(values)) ** 0.5)
-
-
-def margin_over_chance(values: Float[Tensor, " N"]) -> Interval:
-    """Return the mean lead over random orders, with an interval that a map which is itself random has to pass.
-
-    The map is one order, and a lucky one lies above the mean of others half the time; so the interval is that of one
-    more draw about the mean, wider than that of the mean by sqrt(N + 1). Assumes nearly normal areas.
-    """
-    return _student(values, (1 + 1 / len(values)) ** 0.5)
-
-
-def _student(values: Tensor, width: float) -> Interval:
-    from scipy import special  # slow to import, and only needed here
-
-    values = values.to(torch.float64)
-    reach = width * float(special.stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)) * float(values.std())
-    mean = float(values.mean())
-    return Interval(mean, mean - reach, mean + reach)
-
-
 def _blocks(shape: tuple[int, int, int], edge: int, generator: torch.Generator) -> Int[Tensor, "I J K"]:
     """Return the number of the block of each voxel, on a lattice of random position."""
     labels = torch.zeros(shape, dtype=torch.int64)
@@ -274,17 +287,12 @@ def _per_block(score: Tensor, blocks: Tensor, count: int) -> Tensor:
     return sums.index_add(0, blocks.flatten().to(score.device), score.flatten().to(torch.float64))
 
 
-def _areas(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return the areas of the deletion and the insertion curves, one per draw."""
-    deletion, insertion = [], []
-    for deleted, inserted in pairs:
-        value = deleted[0]
-        deletion.append(torch.trapezoid((deleted - value).abs()) / (len(deleted) - 1))
-        insertion.append(torch.trapezoid((inserted - value).abs()) / (len(inserted) - 1))
-    return torch.stack(deletion), torch.stack(insertion)
+def _areas(curves: Float[Tensor, "*draws 2 points"]) -> Float[Tensor, "*draws 2"]:
+    """Return the mean distance of deletion and insertion from the measurement of the scan, over the way."""
+    value = curves[..., :1, :1]  # deletion begins at the scan
+    return torch.trapezoid((curves - value).abs(), dim=-1) / (curves.shape[-1] - 1)
 
 
-def _order_curves(pairs: Sequence[tuple[Tensor, Tensor]], areas: tuple[Tensor, Tensor]) -> OrderCurves:
-    deleted, inserted = (torch.stack(curves).mean(dim=0) for curves in zip(*pairs, strict=True))
-    deletion, insertion = (mean_interval(area) for area in areas)
-    return OrderCurves(tuple(deleted.tolist()), tuple(inserted.tolist()), deletion, insertion)
+def _order_curves(curves: Float[Tensor, "draws 2 points"], areas: Float[Tensor, "draws 2"]) -> OrderCurves:
+    deleted, inserted = curves.mean(dim=0).tolist()
+    return OrderCurves(tuple(deleted), tuple(inserted), mean_interval(areas[:, 0]), mean_interval(areas[:, 1]))

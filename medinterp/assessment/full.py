@@ -30,7 +30,7 @@ Found = TypeVar("Found")
 class CheckOptions:
     """How thoroughly a map is checked.
 
-    Cost: ``repeats`` + ``nudges`` + ``stages`` + 2 explanations, and the evaluations of the curves and changes.
+    Cost: ``explanations``, and the evaluations of the curves and changes.
 
     Args:
         repeats: explanations of repeated scans; at least 6, or nothing can be significant.
@@ -54,6 +54,19 @@ class CheckOptions:
                 f"{self.repeats} repeats, {self.changes} changes, {self.nudges} nudges of {self.nudge} noise levels, "
                 f"{self.stages} stages: expected at least 6 repeats, 2 changes, and positive numbers"
             )
+
+    @property
+    def explanations(self) -> int:
+        """How many explanations by the model's network they take: of repeats, nudged scans and random layers.
+
+        Nudged and random ones are each compared with one of the scan as it is.
+        """
+        return self.repeats + (1 + self.nudges) + (1 + self.stages)
+
+    @property
+    def measurements(self) -> int:
+        """How often the measurement is read off a changed scan: along the curves, and after replacing one block."""
+        return self.curves.evaluations(self.curves.steps) + 1 + self.changes
 
 
 @dataclass(frozen=True, eq=False)

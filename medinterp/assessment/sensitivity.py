@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medinterp.assessment.faithfulness import Interval, Measure, mean_interval
+from medinterp.assessment.faithfulness import Measure
+from medinterp.assessment.intervals import Interval, mean_interval
 from medinterp.errors import ConfigError
 
 

@@ -42,6 +42,11 @@ def write_volumes(name: str, result: Result, drawn: Sequence[Drawn], folder: Pat
         path = folder / bids_name(stem, desc=d.overlay.name.replace("-", ""), suffix="map")
         write_nifti(d.overlay.map, path, description=d.overlay.description, sidecar=sidecar, signed=True)
         written[d.overlay.map] = path
+        for kind, volume in d.explanation.repeats.get(name, {}).items():
+            desc = f"{d.overlay.name.replace('-', '')}repeat{kind}"
+            path = folder / bids_name(stem, desc=desc, suffix="map")
+            description = f"{kind} over repeated scans: {d.overlay.description}"
+            write_nifti(volume, path, description=description, sidecar=about, signed=kind == "mean")
     return written
 
 

@@ -120,6 +120,7 @@ class ExplanationSection:
         value_after: the number on the result: what the maps explain.
         maps: one map per input.
         checks: the certificate.
+        pictures: of the certificate, with their captions.
         rows: further figures to list, label and text.
         notes: what a reader should know about this explanation.
     """
@@ -131,6 +132,7 @@ class ExplanationSection:
     value_after: float
     maps: tuple[ExplainedMap, ...]
     checks: tuple[Check, ...] = ()
+    pictures: tuple[tuple[Picture, str], ...] = ()
     rows: Rows = ()
     notes: tuple[str, ...] = ()
 

@@ -27,7 +27,13 @@ def write_study(result: Result, facts: RunFacts, folder: Path, *, overwrite: boo
     fused = 0 if result.fusion is None else sum(v.voxels.size for _, v, _, _ in fusion_volumes(result, result.fusion))
     room = expected_bytes(
         sum(one.scan.voxels.size for one in result.inputs.values()),
-        sum(v.voxels.size for e in result.explanations for v in e.maps.values()) + fused,
+        sum(
+            v.voxels.size
+            for e in result.explanations
+            for group in (e.maps, *e.repeats.values())
+            for v in group.values()
+        )
+        + fused,
     )
     stages = len(result.inputs) + 1
     with StudyFolder(folder, overwrite=overwrite, expected_bytes=room) as study:

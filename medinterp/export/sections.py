@@ -4,6 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from medinterp.assessment.randomisation import INSENSITIVE, SENSITIVE
+from medinterp.export.canvas import Picture
+from medinterp.export.certificate_words import full_checks
+from medinterp.export.curves import curves_caption, draw_certificate
 from medinterp.export.drawn import Drawn
 from medinterp.export.fusion_section import fusion_section, weight_words
 from medinterp.export.report import Check, ExplainedMap, ExplanationSection, InputSection, ReportContext
@@ -36,8 +39,9 @@ def report_context(
     if result.fusion is not None:
         summary += f" {_fused_words(result.fusion)}"
     sections = tuple(_input_section(n, o, facts) for n, o in result.inputs.items())
+    units = {name: one.scan.unit for name, one in result.inputs.items()}
     explained = tuple(
-        _explanation_section(e, tuple(d for d in drawn if d.explanation is e)) for e in result.explanations
+        _explanation_section(e, tuple(d for d in drawn if d.explanation is e), units) for e in result.explanations
     )
     return ReportContext(summary, sections, explained, record, tuple(notes), fusion=fusion_section(result))
 
@@ -92,12 +96,21 @@ def _spectrum_rows(one: InputResult) -> tuple[tuple[str, str], ...]:
     return (*rows, ("Noise power, measured in", f"{one.noise.spectrum.windows} windows of flat tissue"))
 
 
-def _explanation_section(explained: ExplanationResult, drawn: tuple[Drawn, ...]) -> ExplanationSection:
+def _explanation_section(
+    explained: ExplanationResult, drawn: tuple[Drawn, ...], scan_units: Mapping[str, str]
+) -> ExplanationSection:
     checks: list[Check] = []
     rows: list[tuple[str, str]] = []
+    pictures: list[tuple[Picture, str]] = []
     for name in explained.maps:
         label = f"{name}: " if len(explained.maps) > 1 else ""
         checks += _checks(label, explained, name)
+        full = explained.certificates[name].full
+        if full is not None:
+            units = explained.unit, explained.maps[name].unit, scan_units[name]
+            checks += full_checks(label, full, *units)
+            made = draw_certificate(full, explained.unit)
+            pictures += [] if made is None else [(made, f"{label}{curves_caption(full)}")]
         attribution = explained.attributions[name]
         exact = attribution.statistics.get("halo_error") == 0.0
         if attribution.baseline:
@@ -123,6 +136,7 @@ def _explanation_section(explained: ExplanationResult, drawn: tuple[Drawn, ...])
         value_after=explained.value_after,
         maps=tuple(_explained_map(d) for d in drawn),
         checks=tuple(checks),
+        pictures=tuple(pictures),
         rows=tuple(rows),
         notes=tuple(note for certificate in explained.certificates.values() for note in certificate.notes),
     )

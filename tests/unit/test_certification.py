@@ -1,6 +1,7 @@
 """The full certificate of every method: made near the region, reproducible, and silent where a check has no meaning."""
 
 import json
+from collections import Counter
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -12,10 +13,10 @@ from medinterp.assessment.faithfulness import CurveOptions
 from medinterp.assessment.full import CheckOptions
 from medinterp.attribution.by_name import NamedMethod
 from medinterp.attribution.measures import Mean, RemovedEnergy
-from medinterp.certification import certify_fully
+from medinterp.certification import certify_fully, full_effort
 from medinterp.denoisers.base import evaluate
 from medinterp.errors import ConfigError
-from medinterp.explanation import Case
+from medinterp.explanation import PROOF_HALO, Case
 from medinterp.registry import names
 from medinterp.testing.attribution_oracles import EdgeDetector, smooth_noise
 from medinterp.testing.networks import random_network
@@ -118,6 +119,22 @@ def test_the_spread_of_repeats_is_that_of_the_noise_for_gradient_x_input_of_a_li
 def _scan_and_region():
     scan = Volume(np.zeros((1, *SHAPE), np.float32), Grid(SHAPE, np.eye(4)), "a.u.", "MR", Provenance(Source("memory")))
     return scan, sphere(scan.grid, (7.0, 8.0, 8.0), 2.0)
+
+
+@pytest.mark.parametrize("method", ["saliency", "input_x_gradient", "occlusion", "smoothgrad"])
+def test_the_effort_that_is_planned_is_what_is_done(method):
+    subject, counted = case(method), Counter()
+    _, near = subject.around(PROOF_HALO)
+    attribution = subject.explain(halo=subject.usual_halo())
+    subject.denoiser.network.register_forward_hook(  # copies of the network, with random layers, keep it
+        lambda module, given, made: counted.update({torch.is_grad_enabled(): len(given[0])})
+    )
+    near.explain(halo=None)
+    each, before = counted[True] + counted[False], Counter(counted)
+    certify_fully(subject, attribution, certify(attribution), FEW)
+    effort = full_effort(near, FEW)
+    done = counted.total() - before.total()
+    assert done == effort.explanations * each + effort.evaluations
 
 
 def test_too_few_repeats_are_refused():

@@ -50,20 +50,40 @@ def test_a_plan_says_what_every_explanation_computes(scan: Path) -> None:
     methods = ("saliency", "input_x_gradient", "integrated_gradients", "occlusion:window_mm=4")
     found = plan(scan, RunOptions(targets=("voxel:100,8,8",), methods=methods, whole=False))
     first, shared, path, outside = found.explanations
-    assert first.crop == (168, 16, 16)  # from 100 - 80 and to 101 + 80, to whole cells
-    assert (first.forward, first.backward) == (1, 1)
+    assert first.work.crop == (168, 16, 16)  # from 100 - 80 and to 101 + 80, to whole cells
+    assert (first.work.forward, first.work.backward) == (1, 1)
     assert shared.seconds is not None
     assert first.seconds is not None
     assert shared.seconds < first.seconds  # it reads the same gradient
-    assert path.backward == 18
-    assert (outside.backward, outside.peak_gb) == (0, None)
-    assert outside.crop[0] < first.crop[0]
+    assert path.work.backward == 18
+    assert (outside.work.backward, outside.work.peak_gb) == (0, None)
+    assert outside.work.crop[0] < first.work.crop[0]
     assert "18 gradients" in found.describe()
     assert found.explaining_seconds is not None
 
 
+def test_a_plan_counts_a_full_certificate_beside_its_map(scan: Path) -> None:
+    options = {"targets": ("voxel:100,8,8",), "methods": ("saliency", "occlusion:window_mm=8"), "whole": False}
+    basic, full = (plan(scan, RunOptions(certificate=word, **options)) for word in ("basic", "full"))  # type: ignore[arg-type]
+    gradient, outside = full.explanations
+    assert basic.explanations[0].checks is None
+    assert gradient.checks is not None
+    assert outside.checks is not None
+    assert gradient.checks.crop == outside.checks.crop == (24, 16, 16)  # from 92 to 109, to whole cells
+    assert gradient.checks.backward == 8 + 5 + 5 + 2
+    assert gradient.checks.forward > 500
+    assert (outside.checks.backward, outside.checks.forward > gradient.checks.forward) == (0, True)
+    assert gradient.seconds is not None
+    assert gradient.work.seconds is not None
+    assert gradient.checks.seconds is not None
+    assert gradient.seconds == gradient.work.seconds + gradient.checks.seconds
+    assert gradient.checks.peak_gb is not None
+    assert gradient.checks.peak_gb > 4 * 24 * 16 * 16 * BYTES_PER_VOXEL / 1e9  # four scans are measured at once
+    assert "its full certificate: " in full.describe()
+
+
 def test_a_target_that_is_found_while_running_is_planned_at_a_likely_place(scan: Path) -> None:
-    assert plan(scan, RunOptions()).explanations[0].crop[1:] == (16, 16)
+    assert plan(scan, RunOptions()).explanations[0].work.crop[1:] == (16, 16)
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -170,14 +170,16 @@ def _explaining(
     if not explanations:
         return []
     name, scan = next(iter(scans.items()))
-    rates, found, shared = _Rates.probe(pipeline), [], set()
+    rates, found = _Rates.probe(pipeline), []
+    shared: set[tuple[int, int, int | None]] = set()
     for explanation in explanations:
         case, halo = pipeline.case(name, scan, explanation, seed=options.seed, whole=options.whole)
         declared = capabilities(case.attributor)
         cost = Cost(1, 1) if declared is None else declared.cost
-        measurement = (id(explanation.locate), id(explanation.measure))
-        again = halo is None and hasattr(case.attributor, "of_gradient") and measurement in shared
-        shared.add(measurement)
+        measurement = (id(explanation.locate), id(explanation.measure), explanation.halo)
+        reads = hasattr(case.attributor, "of_gradient")
+        again = reads and measurement in shared
+        shared |= {measurement} if reads else set()
         what = f"{explanation.measure.name} of {case.target.name} by {explanation.method.name}"
         checks = None if explanation.checks is None else _checking(case, explanation.checks, rates)
         found.append(PlannedExplanation(what, _mapping(case, halo, cost, rates, again=again), checks))
@@ -185,12 +187,13 @@ def _explaining(
 
 
 def _mapping(case: Case, halo: int | None, cost: Cost, rates: "_Rates", *, again: bool) -> PlannedWork:
-    """Return what a map and its basic certificate take; ``again``: its gradient was made for another method."""
+    """Return what a map and its basic certificate take; ``again``: all of it was found for another method."""
     needed, seconds = case.gradient_bytes(halo), None
     if case.network is not None:
-        near = _numbers(case.network, case, PROOF_HALO)
-        own = 0 if again else _numbers(case.network, case, halo)
-        seconds = rates.seconds(*_usual(cost), own + CERTIFICATE * near)
+        numbers = _numbers(case.network, case, halo) + CERTIFICATE * _numbers(case.network, case, PROOF_HALO)
+        if halo is not None and not hasattr(case.attributor, "crop"):  # its error is measured by a second map
+            numbers += _numbers(case.network, case, halo + case.stride)
+        seconds = 0.0 if again else rates.seconds(*_usual(cost), numbers)
     return PlannedWork(case.crop(halo).shape, *_usual(cost), None if needed is None else needed / 1e9, seconds)
 
 

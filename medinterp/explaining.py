@@ -108,7 +108,7 @@ class Explaining:
         target = explanation.measure.target(region)
         if self.fusion is None:
             return _Question(region, target, {first: target}, {first: region})
-        weighted = self._pull_back(target)
+        weighted = self._pull_back(target, explanation.measure.taken_off)
         regions = {m: _weighted_region(w, self.results[m].scan) for m, w in weighted.items()}
         return _Question(region, target, weighted, regions)
 
@@ -156,7 +156,8 @@ class Explaining:
         repeats: Mapping[str, RepeatMaps],
     ) -> ExplanationResult:
         fusion = self.fusion
-        numbers = self._fused(question, fusion) if fusion else self._alone(explanation, question, attributions)
+        off = explanation.measure.taken_off
+        numbers = self._fused(question, fusion, off) if fusion else self._alone(explanation, question, attributions)
         measure, unit = explanation.measure, numbers.unit
         maps = {m: _map_volume(a, m, self.results[m].scan, unit, measure.name) for m, a in attributions.items()}
         return ExplanationResult(
@@ -185,23 +186,31 @@ class Explaining:
         after = attributions[name].value if shown is None else _measure(question.target, shown)
         return _Numbers(before, after, measure.unit(reference.scan.unit), 0.0, {})
 
-    def _fused(self, question: _Question, fusion: FusionResult) -> "_Numbers":
+    def _fused(self, question: _Question, fusion: FusionResult, taken_off: str | None) -> "_Numbers":
         """Return the numbers of a fused image, which is linear in the denoised ones: so its removed parts add up."""
         after = _measure(question.target, fusion.fused)
+        if taken_off is not None:
+            shown = {m: torch.from_numpy(r.shown.voxels.copy())[None] for m, r in self.results.items()}
+            after = float(question.target(self._joined(shown, taken_off))[0])
         of = {m: self.results[m] for m in question.targets}
         offset = after - sum(_measure(question.targets[m], result.shown) for m, result in of.items())
         removed = (_measure(question.targets[m], r.removed) for m, r in of.items() if r.removed is not None)
-        ledger = {} if fusion.ledger is None else fusion.ledger.credits
+        ledger = {} if fusion.ledger is None or taken_off else fusion.ledger.credits  # credits are the fused image's
         credits = {m: _measure(question.target, credit) for m, credit in ledger.items()}
         return _Numbers(after + sum(removed), after, fusion.fused.unit, offset, credits)
 
-    def _pull_back(self, target: Target) -> dict[str, WeightedSum]:
+    def _pull_back(self, target: Target, taken_off: str | None) -> dict[str, WeightedSum]:
         """Turn a linear measurement of the fused image into one of each denoised image that it looks at."""
         leaves = {m: torch.from_numpy(r.shown.voxels.copy())[None].requires_grad_() for m, r in self.results.items()}
-        fused = self.joining(leaves, {m: sigma.cpu() for m, sigma in self.sigmas.items()}).image
-        weights = torch.autograd.grad(target(fused).sum(), list(leaves.values()))
+        weights = torch.autograd.grad(target(self._joined(leaves, taken_off)).sum(), list(leaves.values()))
         found = {m: w[0, 0] for m, w in zip(leaves, weights, strict=True) if bool(w.any())}
         return {m: WeightedSum(w, target.name) for m, w in found.items()}
+
+    def _joined(self, images: Mapping[str, Tensor], taken_off: str | None) -> Tensor:
+        """Return the fused image, less the one of a single scan if there is one to take off."""
+        ready = self.joining.carried(images, {m: sigma.cpu() for m, sigma in self.sigmas.items()}).prepare()
+        fused = ready.join(images).image
+        return fused if taken_off is None else fused - ready.join([taken_off]).image
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The one path of a scan: estimate noise, denoise, fuse, explain, certify. Only this file knows the order."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -121,18 +121,24 @@ class Pipeline:
             return next(iter(denoised.values()))
         return Joining(self.fuser, grids)(denoised, sigmas).image
 
-    def check(self, scans: int, explanations: Sequence[Explanation], *, whole: bool = True) -> None:
-        """Refuse explanations that do not fit a number of scans, before any of them is read through.
+    def check(self, scans: Collection[str], explanations: Sequence[Explanation], *, whole: bool = True) -> None:
+        """Refuse explanations that do not fit the scans of these names, before any of them is read through.
 
         Raises:
             ConfigError: several scans are to be explained without being denoised, or by a measure that is not linear;
-                or a random sampler is to be explained on a crop.
+                a measure compares with a scan that there is not; or a random sampler is to be explained on a crop.
         """
-        if not whole and scans != 1:
-            raise ConfigError(f"explaining alone takes one scan, not {scans}; run the whole path to fuse them")
+        if not whole and len(scans) != 1:
+            raise ConfigError(f"explaining alone takes one scan, not {len(scans)}; run the whole path to fuse them")
+        for measure in (e.measure for e in explanations):
+            if measure.taken_off is not None and (len(scans) == 1 or measure.taken_off not in scans):
+                raise ConfigError(
+                    f"the measure '{measure.name}' compares a fused image with the scan '{measure.taken_off}' alone; "
+                    f"expected several scans, that one among them, not {', '.join(scans)}"
+                )
         require_no_halo(explanations, random=self.sampler.stochastic)
         bent = [e.measure.name for e in explanations if not e.measure.linear]
-        if bent and scans > 1:
+        if bent and len(scans) > 1:
             raise ConfigError(
                 f"the measure '{bent[0]}' of a fused image does not divide exactly over its inputs; measure mean or "
                 "contrast, or explain one scan"
@@ -165,7 +171,7 @@ class Pipeline:
         Raises:
             ConfigError: the explanations do not fit the inputs (see ``check``).
         """
-        self.check(len(inputs), explanations, whole=whole)
+        self.check(inputs, explanations, whole=whole)
         clock = _Clock()
         found = self.registrar(inputs, seed=seed, on_step=on_step) if self.registrar and len(inputs) > 1 else {}
         clock.lap("register")

@@ -227,7 +227,7 @@ def check_explanations(
         MedinterpError: the explanations do not fit the scans, a region is not on the scan, a method does not apply,
             or a gradient takes more than ``limit`` bytes.
     """
-    pipeline.check(len(scans), explanations, whole=options.whole)
+    pipeline.check(scans, explanations, whole=options.whole)
     name, scan = next(iter(scans.items()))
     for explanation in explanations:
         if getattr(explanation.locate, "needs_removed", False):

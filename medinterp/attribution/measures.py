@@ -59,6 +59,11 @@ class Measure(ABC):
         """Whether it looks at the output image itself, so that the scan before has such a number too."""
         return type(self).view is Measure.view
 
+    @property
+    def taken_off(self) -> str | None:
+        """Name of the scan whose own image is taken off the fused one before it is measured; None for none."""
+        return None
+
     def unit(self, image_unit: str) -> str:
         """Return the unit of the number, for an output image in the given unit; the image's own unless overridden."""
         return image_unit
@@ -82,6 +87,23 @@ class Mean(Measure):
     def target(self, region: Region) -> RegionMean:
         """Return the mean of one region."""
         return RegionMean(_mask(region), region.name)
+
+
+@dataclass(frozen=True)
+class FusedMinusSingle(Mean):
+    """The region's mean of the fused image minus that of one scan alone, fused with nothing: what the others add.
+
+    Args:
+        single: name of that scan.
+    """
+
+    single: str
+    name: ClassVar[str] = "fused_minus_single"
+
+    @property
+    def taken_off(self) -> str:
+        """Name of the scan whose own image is taken off."""
+        return self.single
 
 
 @dataclass(frozen=True)

@@ -65,3 +65,24 @@ def test_a_fused_image_is_measured_by_linear_measures_only(tmp_path: Path) -> No
     with pytest.raises(medinterp.errors.ConfigError, match="does not divide exactly"):
         medinterp.run(scans, tmp_path / "out", targets=("sphere:0,0,0,4",), measure="edge_sharpness")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_the_other_scans_add_to_one_is_explained_in_full(tmp_path: Path) -> None:
+    scans = {name: write_scan(tmp_path / f"{name}.nii.gz", seed=number) for number, name in enumerate(("t1", "t2"))}
+    study = medinterp.run(scans, tmp_path / "out", targets=("sphere:0,0,0,4",), measure="fused_minus_single:single=t1")
+    explained, fused = study.result.explanations[0], study.result.fusion.fused.voxels[0]
+    inside = explained.region.mask
+    assert set(explained.maps) == {"t1", "t2"}
+    assert explained.value_after != pytest.approx(float(fused[inside].mean()), rel=1e-3)
+    explained_sum = sum(float(m.voxels.sum()) for m in explained.maps.values())
+    shares = sum(a.noise_share[m] for m, a in explained.attributions.items())
+    # the parts, the noise levels' shares and what the intensity offset holds are all there is
+    assert explained_sum + shares + explained.offset_share == pytest.approx(explained.value_after, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("single", ["flair", "t1"])
+def test_a_comparison_with_a_scan_that_is_not_fused_is_refused(tmp_path: Path, single: str) -> None:
+    names = ("t1", "t2") if single == "flair" else ("t1",)
+    scans = {name: write_scan(tmp_path / f"{name}.nii.gz", seed=number) for number, name in enumerate(names)}
+    with pytest.raises(medinterp.errors.ConfigError, match=f"compares a fused image with the scan '{single}'"):
+        medinterp.run(scans, tmp_path / "out", targets=("voxel:0,0,0",), measure=f"fused_minus_single:single={single}")

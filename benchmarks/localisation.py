@@ -1,0 +1,228 @@
+"""``python -m benchmarks.localisation``: do maps lie where the number is made? The planted lesion of sample_data.
+
+Mass is the share of a map's magnitude that lies in the causal region. Behind a network of known reach that region is
+known exactly: the lesion, and the voxels the network can look at from there. Behind the shipped prior the lesion with
+its surroundings up to the outer edge of the ring in ``truth.json`` stands for it; the prior averages from beyond, too.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor, nn
+
+from benchmarks.report import table, versions, write_section
+from medinterp import io
+from medinterp.assessment.faithfulness import edge_magnitude
+from medinterp.assessment.localisation import Localisation, localisation
+from medinterp.attribution.crop import CropOptions, explain_region
+from medinterp.bundle import load_pipeline
+from medinterp.catalogue import find_bundle
+from medinterp.demo import sample_folder
+from medinterp.explanation import PROOF_HALO, Case
+from medinterp.noise.masked import silent_where_masked
+from medinterp.options import RunOptions
+from medinterp.pipeline import Pipeline, sigma_tensor
+from medinterp.preparation import build_explanations
+from medinterp.registry import names
+from medinterp.volume import Volume
+
+BUNDLES = {"t1": "mri_denoise", "t2": "mri_denoise", "ct": "ct_denoise"}
+HALO = 16
+"""Voxels of context of gradient methods: all but 1e-4 of the gradient of a region's mean lies within."""
+REACH = 2
+"""Voxels around an output voxel that the network of known reach looks at."""
+SHELLS_MM = (5.0, 17.0)
+"""Outer edges, from the causal region, of the shells that methods over regions divide the rest into."""
+OPTIONS = {"occlusion": "window_mm=4", "lime": "samples=256"}
+METHODS = (*(f"{m}:{OPTIONS[m]}" if m in OPTIONS else m for m in names("attributors")), "grad_cam:pooled=no")
+GOOD, CHANCE = 0.8, 0.3
+"""Mass that a map's must reach, and that of the controls must not."""
+
+
+class TwoConvolutions(nn.Module):
+    """Random weights without bias, a ReLU between: its reach is known, whatever it does with what it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.rectify = nn.Conv3d(1, 8, 3, padding=1, bias=False), nn.ReLU()
+        self.second = nn.Conv3d(8, 1, 3, padding=1, bias=False)
+        generator = torch.Generator().manual_seed(0)
+        for weights in self.parameters():
+            weights.data = torch.randn(weights.shape, generator=generator) / weights[0].numel() ** 0.5
+        self.requires_grad_(False)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Return what it makes of a scan; the noise level is not used."""
+        made: Tensor = self.second(self.rectify(self.first(x)))
+        return made
+
+
+class KnownReach:
+    """The network above as a denoiser."""
+
+    def __init__(self) -> None:
+        self.network = TwoConvolutions()
+
+    def __call__(self, x: Tensor, sigma: Tensor, *, cond: Tensor | None = None) -> Tensor:
+        """Return the network's image."""
+        image: Tensor = self.network(x, sigma)
+        return image
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A number, its explanation by every method, and the voxels (I, J, K) that make it."""
+
+    title: str
+    cases: Mapping[str, Case]
+    cause: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Planted:
+    """One scan of the synthetic head, the file of its lesion, and what ``truth.json`` compares it with."""
+
+    name: str
+    scan: Volume
+    lesion: Path
+    gap_mm: float
+    width_mm: float
+    folder: Path
+
+    @classmethod
+    def read(cls, name: str, folder: Path) -> "Planted":
+        """Read a scan of sample_data and its truth; atlases go to the folder."""
+        head = sample_folder()
+        ring = json.loads((head / "truth.json").read_text(encoding="utf-8"))["ring"]
+        lesion = head / "truth" / f"{name}_lesion.nii.gz"
+        return cls(name, io.read(head / f"{name}.nii.gz"), lesion, ring["gap_mm"], ring["width_mm"], folder)
+
+    def questions(self) -> list[Question]:
+        """Return the lesion's mean behind the network of known reach; its mean and contrast behind the prior."""
+        pipeline = load_pipeline(find_bundle(BUNDLES[self.name]))
+        inside = io.read(self.lesion).voxels[0] > 0
+        near = ndimage.binary_dilation(inside, np.ones((3, 3, 3)), iterations=REACH)
+        around = self._distance_mm(inside) <= self.gap_mm + self.width_mm
+        contrast = f"contrast:gap_mm={self.gap_mm},width_mm={self.width_mm}"
+        known = {m: replace(case, denoiser=KnownReach()) for m, case in self._cases(pipeline, "mean", near).items()}
+        return [
+            Question("known reach, mean", known, torch.from_numpy(near)),
+            Question("prior, mean", self._cases(pipeline, "mean", around), torch.from_numpy(around)),
+            Question("prior, contrast", self._cases(pipeline, contrast, around), torch.from_numpy(around)),
+        ]
+
+    def _cases(self, pipeline: Pipeline, measure: str, cause: np.ndarray) -> dict[str, Case]:
+        """Return the explanation by every method, as the command line makes it."""
+        options = RunOptions(
+            targets=(str(self.lesion),), methods=METHODS, measure=measure, supervoxels=str(self._atlas(cause))
+        )
+        noise = silent_where_masked(pipeline.estimator(self.scan), self.scan)
+        image = torch.from_numpy(self.scan.voxels.copy())[None]
+        sigma, told = sigma_tensor(noise, image), pipeline.told(noise)
+        made = (told.case(self.name, self.scan, one, seed=0, whole=False)[0] for one in build_explanations(options))
+        return {m: replace(case, image=image, sigma=sigma) for m, case in zip(METHODS, made, strict=True)}
+
+    def _atlas(self, cause: np.ndarray) -> Path:
+        """Write the regions that can be told apart by what is known: lesion, rest of the cause, shells beyond."""
+        inside = io.read(self.lesion).voxels[0] > 0
+        labels = np.where(cause, 2, 3 + np.searchsorted(SHELLS_MM, self._distance_mm(cause)))
+        labels[inside] = 1
+        path = self.folder / f"{self.name}-{int(cause.sum())}.nii"
+        image = nibabel.Nifti1Image(labels.astype(np.int16), self.scan.grid.affine)
+        image.set_sform(self.scan.grid.affine, code=1)
+        image.to_filename(path)
+        return path
+
+    def _distance_mm(self, region: np.ndarray) -> np.ndarray:
+        return ndimage.distance_transform_edt(~region, sampling=self.scan.grid.spacing_mm)
+
+
+def explain(case: Case) -> Tensor:
+    """Return a case's map, channels by voxels of the whole scan."""
+    usual = case.usual_halo()
+    found = explain_region(
+        case.attributor, case.forward(case.denoiser), {case.name: case.image}, {case.name: case.sigma}, case.target,
+        radius=None, halo=HALO if usual is None else usual,  # wider than what a network of known reach looks at
+        options=CropOptions(stride=case.stride, measure_halo=False),
+    )  # fmt: skip
+    return found.maps[case.name][0]
+
+
+def controls(case: Case) -> dict[str, Tensor]:
+    """Return maps that know nothing of the model, on the least context of any method: there chance gives most."""
+    box, near = case.around(PROOF_HALO)
+    noise = torch.randn(box.shape, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for name, image in (("control: random", noise), ("control: edges of the scan", edge_magnitude(near.image))):
+        found[name] = torch.zeros_like(case.image[0])
+        found[name][(..., *box.slices)] = image
+    return found
+
+
+def places(name: str, folder: Path) -> dict[str, dict[str, Localisation]]:
+    """Return where the maps of every method, and the controls, lie on one scan: by question, then by method."""
+    found: dict[str, dict[str, Localisation]] = {}
+    for question in Planted.read(name, folder).questions():
+        one = found[f"{name}: {question.title}"] = {}
+        maps = ((method, explain(case)) for method, case in question.cases.items())
+        for method, image in chain(maps, controls(next(iter(question.cases.values()))).items()):
+            one[method] = localisation(image, question.cause)
+            print(name, question.title, method, f"{one[method].mass:.3f}", flush=True)
+    return found
+
+
+def rows(found: Mapping[str, Mapping[str, Localisation]]) -> list[list[str]]:
+    """Return one row a method: its mass for each question, in bold where it is not what it must be."""
+    lines = []
+    for method in next(iter(found.values())):
+        masses = [one[method].mass for one in found.values()]
+        control = method.startswith("control")
+        right = [mass < CHANCE if control else mass >= GOOD for mass in masses]
+        lines.append([method, *(f"{m:.2f}" if ok else f"**{m:.2f}**" for m, ok in zip(masses, right, strict=True))])
+    chance = [next(iter(one.values())).by_chance for one in found.values()]
+    return [*lines, ["share of the scan's voxels", *(f"{share:.4f}" for share in chance)]]
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Explain the planted lesion by every method and write the table."""
+    parser = argparse.ArgumentParser(description="Where do maps lie, against a planted truth?")
+    parser.add_argument("--scans", nargs="+", default=list(BUNDLES), choices=list(BUNDLES))
+    chosen = parser.parse_args(arguments).scans
+    asked = "" if chosen == list(BUNDLES) else f" --scans {' '.join(chosen)}"
+    with tempfile.TemporaryDirectory() as folder:
+        found = {title: one for name in chosen for title, one in places(name, Path(folder)).items()}
+    text = "\n".join(
+        [
+            "## Localisation: the planted lesion of sample_data",
+            "",
+            f"`python -m benchmarks.localisation{asked}`",
+            "",
+            "Share of each map's magnitude (its mass) in the causal region. *Known reach*: mean of the lesion behind "
+            f"two random convolutions with a ReLU between, which can look {REACH} voxels around it and nowhere else. "
+            "*Prior*: mean of the lesion, and its contrast to the ring 2 to 7 mm around it, on the denoised scan; the "
+            "region goes to the ring's outer edge, and what the prior averages from beyond counts as outside. "
+            f"Expected: at least {GOOD}; of the controls, which know nothing of the model and are taken on the "
+            f"{PROOF_HALO} voxels around the region alone, less than {CHANCE}; bold where it is not. Methods over "
+            "regions divide lesion, rest of the causal region, and shells beyond.",
+            "",
+            table(["method", *found], rows(found)),
+            "",
+            versions("medinterp", "torch", "captum"),
+        ]
+    )
+    write_section("localisation", text)
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])

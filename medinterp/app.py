@@ -125,7 +125,7 @@ def run(
     seconds = {"load": loaded, **result.seconds}
     facts = _facts(folder.name, pipeline, chosen, seconds)
     on_step(StepInfo("export", 0, 1))
-    written = write_study(result, facts, place, overwrite=chosen.overwrite, on_step=on_step)
+    written = write_study(result, facts, place, exports=chosen.exports, overwrite=chosen.overwrite, on_step=on_step)
     on_step(StepInfo("export", 1, 1))
     return Study(written, result, facts, time.perf_counter() - begun)
 

@@ -11,6 +11,9 @@ from medinterp import __version__
 from medinterp.errors import BundleError
 from medinterp.registry import GROUPS, names
 
+EXPORTS = ("nifti", "dicom", "slicer", "report")
+"""Kinds of files that a study folder can hold."""
+
 _INSTALLED = Path(__file__).parent / "_bundles"
 _CHECKOUT = Path(__file__).parent.parent / "pipelines"
 DEFAULT_BUNDLE = "mri_denoise"
@@ -79,14 +82,15 @@ def catalogue() -> dict[str, Any]:
         name: {"task": about.get("task", ""), "version": about.get("version", "")}
         for name, about in ((name, bundle_metadata(folder)) for name, folder in bundle_folders().items())
     }
-    return {"versions": versions(), "bundles": bundles, **{group: list(names(group)) for group in GROUPS}}
+    listed = {group: list(names(group)) for group in GROUPS}
+    return {"versions": versions(), "bundles": bundles, **listed, "exports": list(EXPORTS)}
 
 
 def describe(found: dict[str, Any]) -> str:
     """Return the catalogue as text for people."""
     lines = ["medinterp " + found["versions"]["medinterp"] + " - for research use only, not for diagnosis", ""]
     lines += ["bundles"] + [f"  {name:<24}{about['task']}" for name, about in found["bundles"].items()]
-    for group in GROUPS:
+    for group in (*GROUPS, "exports"):
         lines += ["", group, "  " + ", ".join(found[group])]
     lines += ["", "versions", "  " + ", ".join(f"{name} {version}" for name, version in found["versions"].items())]
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from medinterp.cli_options import (
     Explaining,
     Fusing,
     Reading,
+    Replacing,
     Sampling,
     Showing,
     Writing,
@@ -160,7 +161,7 @@ def significance(
         list[str], typer.Argument(metavar="MAP...", help="At least 6 maps on one grid: of repeats, or of subjects.")
     ],
     output: Output,
-    writing: Writing,
+    replacing: Replacing,
     alpha: Annotated[float, typer.Option(help="Level of the familywise error and of the false discovery rate.")] = 0.05,
     flips: Annotated[int, typer.Option(help="Sign patterns of the permutation test.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the sign patterns.")] = 0,
@@ -172,7 +173,7 @@ def significance(
         with heavy_import():
             from medinterp.map_significance import find_significance
 
-        found = find_significance(maps, output, alpha=alpha, flips=flips, seed=seed, overwrite=writing.overwrite)
+        found = find_significance(maps, output, alpha=alpha, flips=flips, seed=seed, overwrite=replacing.overwrite)
         typer.echo(found.summary())
 
 
@@ -204,7 +205,7 @@ def info(as_json: AsJson = False) -> None:
 @app.command()
 @with_option_groups
 def demo(
-    writing: Writing,
+    replacing: Replacing,
     showing: Showing,
     output: Output = "medinterp-demo",
 ) -> None:
@@ -215,7 +216,7 @@ def demo(
             from medinterp.demo import run_demo
 
         with shown_progress(showing.progress) as on_step:
-            lines = run_demo(output, overwrite=writing.overwrite, on_step=on_step)
+            lines = run_demo(output, overwrite=replacing.overwrite, on_step=on_step)
         typer.echo(lines)
 
 

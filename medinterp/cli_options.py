@@ -139,10 +139,19 @@ class Computing:
 
 
 @dataclass(frozen=True)
-class Writing:
+class Replacing:
     """What may be replaced."""
 
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing study folder.")] = False
+
+
+@dataclass(frozen=True)
+class Writing(Replacing):
+    """What is written."""
+
+    export: Annotated[
+        str | None, typer.Option(help="Any of nifti,dicom,slicer,report, a comma between. [default: all of them]")
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The files of a fused image: NIfTI volumes with its own account beside them, transforms, a 3D Slicer scene, DICOM."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from medinterp.errors import InputError
@@ -19,14 +19,15 @@ from medinterp.volume import Volume
 _SERIES = 9501
 
 
-def write_fused_images(result: Result, fusion: FusionResult, folder: Path) -> None:
-    """Write everything about the fused image but DICOM below a study folder: volumes, transforms, and its scene."""
-    written = _write_volumes(result, fusion, folder / "nifti")
+def write_fused_images(result: Result, fusion: FusionResult, folder: Path, exports: Collection[str]) -> None:
+    """Write what is wanted of the fused image but DICOM below a study folder: volumes, its scene, and transforms."""
+    written = _write_volumes(result, fusion, folder / "nifti") if "nifti" in exports else {}
     first = next(iter(result.inputs))
     for m, alignment in fusion.alignments.items():
         (folder / "transforms").mkdir(exist_ok=True)
         write_transform(alignment.registration.transform, folder / "transforms" / f"{m}_to-{_label(first)}.tfm")
-    _write_scene(fusion, folder / "slicer", written)
+    if "slicer" in exports:
+        _write_scene(fusion, folder / "slicer", written)
 
 
 def _write_volumes(result: Result, fusion: FusionResult, folder: Path) -> dict[Volume, Path]:

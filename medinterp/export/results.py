@@ -1,5 +1,6 @@
 """What a Result becomes on disk: the study folder, written as a whole."""
 
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,8 +18,25 @@ from medinterp.results import Result
 __all__ = ["RunFacts", "write_study"]
 
 
-def write_study(result: Result, facts: RunFacts, folder: Path, *, overwrite: bool, on_step: OnStep = ignore) -> Path:
-    """Write everything a run found into one folder, which appears only when it is complete.
+def write_study(
+    result: Result,
+    facts: RunFacts,
+    folder: Path,
+    *,
+    exports: Collection[str],
+    overwrite: bool,
+    on_step: OnStep = ignore,
+) -> Path:
+    """Write what a run found into one folder, which appears only when it is complete.
+
+    Args:
+        result: of the run.
+        facts: about the run.
+        folder: to make.
+        exports: which kinds of files: "nifti", "dicom", "slicer", "report". The run's record and the tables are always
+            written.
+        overwrite: replace a folder that is there.
+        on_step: progress callback.
 
     Raises:
         OutputError: the folder exists, or cannot be written.
@@ -43,14 +61,16 @@ def write_study(result: Result, facts: RunFacts, folder: Path, *, overwrite: boo
             for number, name in enumerate(result.inputs):
                 on_step(StepInfo("export", number, stages, name))
                 own = [d for d in drawn if d.input_name == name]
-                images.append(beside.submit(_write_images, name, result, own, study.path))
-                notes += write_dicom(name, result.inputs[name], own, study.path / "dicom")
+                images.append(beside.submit(_write_images, name, result, own, study.path, exports))
+                if "dicom" in exports:
+                    notes += write_dicom(name, result.inputs[name], own, study.path / "dicom")
             if result.fusion is not None:
-                images.append(beside.submit(write_fused_images, result, result.fusion, study.path))
-                notes += write_fused_dicom(result, study.path / "dicom")
+                images.append(beside.submit(write_fused_images, result, result.fusion, study.path, exports))
+                notes += write_fused_dicom(result, study.path / "dicom") if "dicom" in exports else []
             on_step(StepInfo("export", stages - 1, stages, "report"))
             record = run_record(result, facts, notes)
-            write_report(report_context(result, facts, drawn, record, notes), study.path / "report.html")
+            if "report" in exports:
+                write_report(report_context(result, facts, drawn, record, notes), study.path / "report.html")
             for image in images:
                 image.result()
         write_cluster_table(drawn, study.path / "clusters.tsv")
@@ -61,7 +81,8 @@ def write_study(result: Result, facts: RunFacts, folder: Path, *, overwrite: boo
     return folder
 
 
-def _write_images(name: str, result: Result, drawn: list[Drawn], folder: Path) -> None:
-    """Write the volumes and the scene of one input."""
-    written = write_volumes(name, result, drawn, folder / "nifti")
-    write_slicer_scene(name, result.inputs[name], drawn, folder / "slicer", written)
+def _write_images(name: str, result: Result, drawn: list[Drawn], folder: Path, exports: Collection[str]) -> None:
+    """Write the volumes and the scene of one input, as far as they are wanted."""
+    written = write_volumes(name, result, drawn, folder / "nifti") if "nifti" in exports else {}
+    if "slicer" in exports:
+        write_slicer_scene(name, result.inputs[name], drawn, folder / "slicer", written)

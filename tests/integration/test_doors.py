@@ -143,3 +143,19 @@ def test_scans_on_different_grids_are_not_fused_silently(tmp_path: Path) -> None
     t1, t2 = write_scan(tmp_path / "a.nii.gz"), write_scan(tmp_path / "b.nii.gz", shift_mm=1.5)
     with pytest.raises(medinterp.errors.GridMismatch, match="mm apart"):
         medinterp.run({"t1": t1, "t2": t2}, tmp_path / "out")
+
+
+@pytest.mark.parametrize("wanted", ["nifti", "report, slicer"])
+def test_a_study_holds_what_was_asked_for_and_always_its_record(tmp_path: Path, wanted: str) -> None:
+    study = medinterp.run(
+        write_scan(tmp_path / "scan.nii.gz"), tmp_path / "out", targets=("voxel:0,0,0",), export=wanted
+    )
+    kinds = {"nifti": "nifti", "dicom": "dicom", "slicer": "slicer", "report": "report.html"}
+    found = {path.name for path in study.folder.iterdir()}
+    always = {"run.json", "clusters.tsv", "dataset_description.json"}
+    assert found == always | {kinds[word.strip()] for word in wanted.split(",")}
+
+
+def test_an_unknown_export_is_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(medinterp.errors.ConfigError, match="no export 'jpeg': choose nifti, dicom, slicer or report"):
+        medinterp.run(tmp_path / "never_read.nii.gz", tmp_path / "out", export="nifti,jpeg")

@@ -12,7 +12,7 @@ from benchmarks.report import table, versions, write_section
 
 METHODS = ("saliency", "input_x_gradient", "equivalent_filter")
 TARGETS = ("sphere:20,-20,30,4", "voxel:-30,10,20")
-HALOS = (None, 24, 16, 12)
+HALOS = (None, 32, 24, 16, 12)
 REPEATS = 3
 
 

@@ -44,6 +44,7 @@ SHELLS_MM = (5.0, 17.0)
 """Outer edges, from the causal region, of the shells that methods over regions divide the rest into."""
 OPTIONS = {"occlusion": "window_mm=4", "lime": "samples=256"}
 METHODS = (*(f"{m}:{OPTIONS[m]}" if m in OPTIONS else m for m in names("attributors")), "grad_cam:pooled=no")
+NETWORKS = ("known", "prior")
 GOOD, CHANCE = 0.8, 0.3
 """Mass that a map's must reach, and that of the controls must not."""
 
@@ -106,19 +107,23 @@ class Planted:
         lesion = head / "truth" / f"{name}_lesion.nii.gz"
         return cls(name, io.read(head / f"{name}.nii.gz"), lesion, ring["gap_mm"], ring["width_mm"], folder)
 
-    def questions(self) -> list[Question]:
+    def questions(self, behind: Sequence[str]) -> list[Question]:
         """Return the lesion's mean behind the network of known reach; its mean and contrast behind the prior."""
         pipeline = load_pipeline(find_bundle(BUNDLES[self.name]))
         inside = io.read(self.lesion).voxels[0] > 0
-        near = ndimage.binary_dilation(inside, np.ones((3, 3, 3)), iterations=REACH)
-        around = self._distance_mm(inside) <= self.gap_mm + self.width_mm
-        contrast = f"contrast:gap_mm={self.gap_mm},width_mm={self.width_mm}"
-        known = {m: replace(case, denoiser=KnownReach()) for m, case in self._cases(pipeline, "mean", near).items()}
-        return [
-            Question("known reach, mean", known, torch.from_numpy(near)),
-            Question("prior, mean", self._cases(pipeline, "mean", around), torch.from_numpy(around)),
-            Question("prior, contrast", self._cases(pipeline, contrast, around), torch.from_numpy(around)),
-        ]
+        found = []
+        if "known" in behind:
+            near = ndimage.binary_dilation(inside, np.ones((3, 3, 3)), iterations=REACH)
+            known = {m: replace(case, denoiser=KnownReach()) for m, case in self._cases(pipeline, "mean", near).items()}
+            found.append(Question("known reach, mean", known, torch.from_numpy(near)))
+        if "prior" in behind:
+            around = self._distance_mm(inside) <= self.gap_mm + self.width_mm
+            contrast = f"contrast:gap_mm={self.gap_mm},width_mm={self.width_mm}"
+            found += [
+                Question(f"prior, {word}", self._cases(pipeline, measure, around), torch.from_numpy(around))
+                for word, measure in (("mean", "mean"), ("contrast", contrast))
+            ]
+        return found
 
     def _cases(self, pipeline: Pipeline, measure: str, cause: np.ndarray) -> dict[str, Case]:
         """Return the explanation by every method, as the command line makes it."""
@@ -168,10 +173,10 @@ def controls(case: Case) -> dict[str, Tensor]:
     return found
 
 
-def places(name: str, folder: Path) -> dict[str, dict[str, Localisation]]:
+def places(name: str, folder: Path, behind: Sequence[str]) -> dict[str, dict[str, Localisation]]:
     """Return where the maps of every method, and the controls, lie on one scan: by question, then by method."""
     found: dict[str, dict[str, Localisation]] = {}
-    for question in Planted.read(name, folder).questions():
+    for question in Planted.read(name, folder).questions(behind):
         one = found[f"{name}: {question.title}"] = {}
         maps = ((method, explain(case)) for method, case in question.cases.items())
         for method, image in chain(maps, controls(next(iter(question.cases.values()))).items()):
@@ -196,10 +201,12 @@ def main(arguments: Sequence[str] = ()) -> None:
     """Explain the planted lesion by every method and write the table."""
     parser = argparse.ArgumentParser(description="Where do maps lie, against a planted truth?")
     parser.add_argument("--scans", nargs="+", default=list(BUNDLES), choices=list(BUNDLES))
-    chosen = parser.parse_args(arguments).scans
-    asked = "" if chosen == list(BUNDLES) else f" --scans {' '.join(chosen)}"
+    parser.add_argument("--behind", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    chosen = parser.parse_args(arguments)
+    asked = "" if chosen.scans == list(BUNDLES) else f" --scans {' '.join(chosen.scans)}"
+    asked += "" if chosen.behind == list(NETWORKS) else f" --behind {' '.join(chosen.behind)}"
     with tempfile.TemporaryDirectory() as folder:
-        found = {title: one for name in chosen for title, one in places(name, Path(folder)).items()}
+        found = {t: one for name in chosen.scans for t, one in places(name, Path(folder), chosen.behind).items()}
     text = "\n".join(
         [
             "## Localisation: the planted lesion of sample_data",

@@ -43,7 +43,7 @@ REACH = 2
 SHELLS_MM = (5.0, 17.0)
 """Outer edges, from the causal region, of the shells that methods over regions divide the rest into."""
 OPTIONS = {"occlusion": "window_mm=4", "lime": "samples=256"}
-METHODS = (*(f"{m}:{OPTIONS[m]}" if m in OPTIONS else m for m in names("attributors")), "grad_cam:pooled=no")
+METHODS = tuple(f"{m}:{OPTIONS[m]}" if m in OPTIONS else m for m in names("attributors"))
 NETWORKS = ("known", "prior")
 GOOD, CHANCE = 0.8, 0.3
 """Mass that a map's must reach, and that of the controls must not."""

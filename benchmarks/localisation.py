@@ -43,7 +43,7 @@ REACH = 2
 """Voxels around an output voxel that the network of known reach looks at."""
 SHELLS_MM = (5.0, 17.0)
 """Outer edges, from the causal region, of the shells that methods over regions divide the rest into."""
-OPTIONS = {"occlusion": "window_mm=4", "lime": "samples=256"}
+OPTIONS = {"occlusion": "window_mm=5", "lime": "samples=256"}
 METHODS = tuple(f"{m}:{OPTIONS[m]}" if m in OPTIONS else m for m in names("attributors"))
 NETWORKS = ("known", "prior")
 REDRAWN, MOVES = 16, 0.01

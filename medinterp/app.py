@@ -8,7 +8,6 @@ from typing import Any
 
 from medinterp.attribution.by_name import division_without_path
 from medinterp.catalogue import find_bundle, versions
-from medinterp.denoisers.tiled import BYTES_PER_VOXEL
 from medinterp.export.fusion_section import fusion_lines
 from medinterp.export.results import RunFacts, write_study
 from medinterp.options import RunOptions
@@ -25,7 +24,7 @@ from medinterp.preparation import (
     sampler_word,
 )
 from medinterp.progress import OnStep, StepInfo, ignore
-from medinterp.resources import check_device, memory_errors, peak_memory_gb, voxel_budget
+from medinterp.resources import check_device, memory_budget, memory_errors, peak_memory_gb
 from medinterp.results import ExplanationResult, Result
 from medinterp.target_text import without_path
 
@@ -109,8 +108,8 @@ def run(
     folder = choose_bundle(chosen, scans)
     pipeline = build_pipeline(folder, chosen, device)
     explanations = build_explanations(chosen)
-    budget = voxel_budget(chosen.max_memory_gb, device)
-    check_explanations(pipeline, scans, explanations, chosen, budget * BYTES_PER_VOXEL)
+    budget = memory_budget(chosen.max_memory_gb, device)
+    check_explanations(pipeline, scans, explanations, chosen, budget)
     loaded = time.perf_counter() - begun
     with memory_errors():
         result = pipeline.run(
@@ -118,7 +117,7 @@ def run(
             explanations,
             seed=chosen.seed,
             device=str(device),
-            max_voxels=budget,
+            max_bytes=budget,
             whole=chosen.whole,
             on_step=on_step,
         )

@@ -75,9 +75,16 @@ class Pipeline:
             return self
         return replace(self, denoiser=tell(noise.spectrum))
 
-    def tile(self, shape: tuple[int, int, int], max_voxels: int | None) -> tuple[int, int, int] | None:
+    @property
+    def bytes_per_voxel(self) -> int:
+        """Memory that denoising takes for each voxel that the denoiser sees at once."""
+        if self.sampler.stochastic:  # it takes Jacobian products, a second number beside each
+            return 2 * BYTES_PER_VOXEL
+        return int(getattr(self.denoiser, "bytes_per_voxel", BYTES_PER_VOXEL))
+
+    def tile(self, shape: tuple[int, int, int], max_bytes: int | None) -> tuple[int, int, int] | None:
         """Return the tile in which the denoiser sees a volume of this shape, None for all at once."""
-        return choose_tile(shape, max_voxels, self.halo)
+        return choose_tile(shape, max_bytes and max_bytes // self.bytes_per_voxel, self.halo)
 
     def denoise(
         self,
@@ -151,7 +158,7 @@ class Pipeline:
         *,
         seed: int = 0,
         device: str = "cpu",
-        max_voxels: int | None = None,
+        max_bytes: int | None = None,
         whole: bool = True,
         on_step: OnStep = ignore,
     ) -> Result:
@@ -163,7 +170,7 @@ class Pipeline:
             explanations: what to explain on the final image.
             seed: of every random number.
             device: torch device of the computation; results come back as volumes.
-            max_voxels: largest number of voxels the network may see at once; larger scans are tiled, exactly.
+            max_bytes: memory that the network may take; scans for which that is too little are tiled, exactly.
             whole: denoise the whole volume; without it (one input only) just the explanations are made, each on the
                 crop that matters to it.
             on_step: progress callback.
@@ -181,7 +188,7 @@ class Pipeline:
         clock.lap("noise")
         images = {m: torch.as_tensor(scan.voxels.copy(), device=device)[None] for m, scan in inputs.items()}
         sigmas = {m: sigma_tensor(noise[m], images[m]) for m in inputs}
-        tiles = {m: self.tile(scan.grid.shape, max_voxels) for m, scan in inputs.items()}
+        tiles = {m: self.tile(scan.grid.shape, max_bytes) for m, scan in inputs.items()}
         fusing = plan_fusing(self.fuser, inputs, found, seed)
         with torch.no_grad():  # the one place: whole volumes are made without a graph, explanations make their own
             cleaned = {
@@ -194,7 +201,7 @@ class Pipeline:
             clock.lap("fuse")
         explaining = Explaining(
             {m: self.told(noise[m])._path(seed) for m in inputs}, results, fusion, fusing.joining, images, sigmas, seed,
-            limit=max_voxels and max_voxels * BYTES_PER_VOXEL,
+            limit=max_bytes,
         )  # fmt: skip
         explained = explaining(explanations, on_step)
         clock.lap("explain")

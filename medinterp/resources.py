@@ -35,8 +35,8 @@ def check_device(name: str) -> torch.device:
     return device
 
 
-def voxel_budget(max_memory_gb: float | None, device: torch.device = CPU) -> int:
-    """Return how many voxels the network may see at once within the memory limit.
+def memory_budget(max_memory_gb: float | None, device: torch.device = CPU) -> int:
+    """Return how many bytes a computation may take within the memory limit.
 
     Args:
         max_memory_gb: limit for the whole process, in GB; None for three quarters of what is free.
@@ -52,13 +52,12 @@ def voxel_budget(max_memory_gb: float | None, device: torch.device = CPU) -> int
         raise DeviceError(f"--max-memory {max_memory_gb:g}: {device} has {total / 1e9:.1f} GB; ask for less")
     else:
         usable = max_memory_gb * 1e9 - used
-    budget = int(usable / BYTES_PER_VOXEL)
-    if budget < 64**3:
+    if usable < 64**3 * BYTES_PER_VOXEL:
         raise DeviceError(
             f"{max(usable, 0) / 1e9:.2f} GB are left for the computation, which is less than one 64x64x64 tile needs "
             f"({64**3 * BYTES_PER_VOXEL / 1e9:.2f} GB); raise --max-memory or free memory"
         )
-    return budget
+    return int(usable)
 
 
 def _memory(device: torch.device) -> tuple[int, int, int]:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from medinterp.denoisers.base import Denoiser, evaluate
 from medinterp.denoisers.focus import Triple
 from medinterp.denoisers.network import STRIDE
-from medinterp.denoisers.tiled import Tiled
+from medinterp.denoisers.tiled import BYTES_PER_VOXEL, Tiled
 from medinterp.errors import ConfigError
 from medinterp.noise.spectrum import NoiseSpectrum
 from medinterp.progress import OnStep, ignore
@@ -136,6 +136,11 @@ class TwoScale:
         """Voxels over which low frequencies are taken, along I, J, K."""
         i, j, k = (math.ceil(TRUNCATED * sd) for sd in self._kept_voxels)
         return i, j, k
+
+    @property
+    def bytes_per_voxel(self) -> int:
+        """Memory that an estimate without a graph takes for each voxel: the denoiser's, and six images."""
+        return int(getattr(self.denoiser, "bytes_per_voxel", BYTES_PER_VOXEL)) + 24
 
     @property
     def network(self) -> Any:

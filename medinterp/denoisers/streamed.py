@@ -14,6 +14,10 @@ SLAB_BYTES = 12_000_000
 """Features worked on at a time: what fits a processor's caches, and what malloc hands out again without page faults."""
 
 
+IN_PASSING = 22
+"""Bytes for each voxel beside the features: image, noise level, bands, estimate, and what is made on the way."""
+
+
 @dataclass(frozen=True, eq=False)
 class Streamed:
     """A network's estimate where no gradient is wanted: the same to rounding, in less time and memory.
@@ -33,6 +37,19 @@ class Streamed:
     """
 
     network: BiasFreeUNet
+
+    @property
+    def bytes_per_voxel(self) -> int:
+        """Memory for each input voxel: two features of each level, in float32.
+
+        For the default network 100 bytes; measured as the rise of peak resident memory on 256 x 256 x 170 voxels, two
+        threads, torch 2.13: 111 in a script, 88 in the command, which had held more before.
+        """
+        level: Level | None = self.network.body
+        features, cells = 0.0, 8
+        while level is not None:
+            features, level, cells = features + 2 * 4 * level.width / cells, level.inner, 8 * cells
+        return round(features) + IN_PASSING
 
     def __call__(
         self, x: Float[Tensor, "B 1 I J K"], sigma: Float[Tensor, "#B 1 #I #J #K"]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from medinterp.denoisers.base import Denoiser, evaluate
 from medinterp.denoisers.focus import Triple
+from medinterp.denoisers.tiled import BYTES_PER_VOXEL
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,11 @@ class Symmetric:
     def radius(self) -> int | None:
         """Voxels around an output voxel that can influence it; None when all of them can."""
         return getattr(self.denoiser, "radius", None)
+
+    @property
+    def bytes_per_voxel(self) -> int:
+        """Memory that an estimate without a graph takes for each voxel: the denoiser's, and two images."""
+        return int(getattr(self.denoiser, "bytes_per_voxel", BYTES_PER_VOXEL)) + 8
 
     @property
     def network(self) -> Any:

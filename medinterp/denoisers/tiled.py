@@ -15,10 +15,10 @@ from medinterp.errors import ConfigError, DeviceError
 from medinterp.progress import OnStep, StepInfo, ignore
 
 BYTES_PER_VOXEL = 240
-"""Memory that the default network (64-96-128, 1-2-1) takes per input voxel without a graph, in float32 on a CPU.
+"""Memory that a denoiser that declares no ``bytes_per_voxel`` is taken to need for each input voxel, without a graph.
 
-Measured as peak resident memory over what was resident before, one thread, torch 2.13: 237 bytes at 128^3 (194 with
-channels_last_3d weights). About 100 MB come on top whatever the size, which is why 96^3 shows 375 (304).
+That of the default network's own modules (64-96-128, 1-2-1), in float32 on a CPU: peak resident memory over what was
+resident before, one thread, torch 2.13: 237 bytes at 128^3 (194 with channels_last_3d weights).
 """
 
 
@@ -114,8 +114,7 @@ def choose_tile(
 
     Args:
         shape: voxels of the volume along I, J, K.
-        max_voxels: voxels the denoiser may see at once, halo included; None for no limit. Memory over
-            ``BYTES_PER_VOXEL`` gives it.
+        max_voxels: voxels the denoiser may see at once, halo included; None for no limit.
         radius: receptive radius of the denoiser, which becomes the halo; None when it has none.
         stride: of the denoiser.
 

@@ -15,6 +15,7 @@ from medinterp.denoisers.base import Denoiser
 from medinterp.denoisers.focus import Triple
 from medinterp.denoisers.network import BiasFreeUNet, receptive_radius
 from medinterp.denoisers.streamed import Streamed
+from medinterp.denoisers.tiled import BYTES_PER_VOXEL
 from medinterp.errors import BundleError, NonFinite, WeightsMismatch
 
 WEIGHTS_FILE = Path("models") / "model.pt"
@@ -92,11 +93,22 @@ class PretrainedDenoiser:
         """
         return _Checked(self.network.within(box)) if isinstance(self.network, BiasFreeUNet) else self
 
+    @property
+    def bytes_per_voxel(self) -> int:
+        """Memory that an estimate without a graph takes for each voxel."""
+        streamed = self._streamed()
+        return BYTES_PER_VOXEL if streamed is None else streamed.bytes_per_voxel
+
     def without_graph(self) -> Denoiser:
         """Return a denoiser with the same estimate to rounding, made in less time and memory, that has no gradient."""
+        streamed = self._streamed()
+        return self if streamed is None else _Checked(streamed)
+
+    def _streamed(self) -> Streamed | None:
+        """Return our network slab by slab, where it is our network and runs on a CPU."""
         if not isinstance(self.network, BiasFreeUNet) or self.network.haar.device.type != "cpu":
-            return self
-        return _Checked(Streamed(self.network))
+            return None
+        return Streamed(self.network)
 
     def __call__(
         self,

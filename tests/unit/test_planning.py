@@ -13,7 +13,10 @@ from medinterp.export.record import write_dataset_description, write_run_json
 from medinterp.options import RunOptions
 from medinterp.planning import PlannedExplanation, plan
 from medinterp.preparation import check_output, name_inputs
-from medinterp.resources import check_device, memory_errors, voxel_budget
+from medinterp.resources import check_device, memory_budget, memory_errors
+
+SHIPPED = 100
+"""Bytes that the shipped network takes for each voxel."""
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def scan(tmp_path: Path) -> Path:
 
 def test_a_plan_counts_the_halo_of_every_tile_twice(scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "_seconds_per_voxel", lambda *_: 1.0)
-    monkeypatch.setattr(planning, "voxel_budget", lambda *_: 200 * 16 * 16 - 1)
+    monkeypatch.setattr(planning, "memory_budget", lambda *_: 200 * 16 * 16 * SHIPPED - 1)
     monkeypatch.setattr(planning, "_explaining", lambda *_: [])
     found = plan(scan, RunOptions())
     assert found.tiles["scan"] is not None
@@ -36,7 +39,7 @@ def test_a_plan_counts_the_halo_of_every_tile_twice(scan: Path, monkeypatch: pyt
     extents = [min(k + cut + radius, 200) - max(0, (k - radius) // 8 * 8) for k in range(0, 200, cut)]
     assert found.seconds == sum(extents) * 16 * 16
     assert found.seconds > 200 * 16 * 16
-    assert found.peak_gb >= max(extents) * 16 * 16 * BYTES_PER_VOXEL / 1e9
+    assert found.peak_gb >= max(extents) * 16 * 16 * SHIPPED / 1e9
     assert "in tiles of" in found.describe()
 
 
@@ -107,7 +110,7 @@ def test_a_target_that_is_found_while_running_is_planned_at_a_likely_place(scan:
 def test_a_gradient_beyond_the_memory_is_refused_before_the_work(
     scan: Path, whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "voxel_budget", lambda *_: 64**3)
+    monkeypatch.setattr(planning, "memory_budget", lambda *_: 64_000_000)
     options = RunOptions(targets=("sphere:100,8,8,90",), whole=whole)
     with pytest.raises(DeviceError, match=r"takes 0\.\d GB and 0\.1 GB are left"):
         plan(scan, options)
@@ -127,7 +130,7 @@ def test_no_input_at_all_is_refused() -> None:
 @pytest.mark.parametrize("limit", [0.001, 1e9])
 def test_a_memory_limit_that_cannot_be_is_refused(limit: float) -> None:
     with pytest.raises(DeviceError, match="--max-memory"):
-        voxel_budget(limit)
+        memory_budget(limit)
 
 
 @pytest.mark.parametrize("name", ["", "quantum", "meta", "cpu:5", "cuda:77"])

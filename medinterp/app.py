@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medinterp.attribution.by_name import division_without_path
-from medinterp.catalogue import find_bundle, versions
+from medinterp.catalogue import choose_writers, find_bundle, versions
 from medinterp.denoisers.tiled import BYTES_PER_VOXEL
 from medinterp.export.fusion_section import fusion_lines
 from medinterp.export.results import RunFacts, write_study
@@ -123,10 +123,8 @@ def run(
             on_step=on_step,
         )
     seconds = {"load": loaded, **result.seconds}
-    facts = _facts(folder.name, pipeline, chosen, seconds)
-    on_step(StepInfo("export", 0, 1))
-    written = write_study(result, facts, place, exports=chosen.exports, overwrite=chosen.overwrite, on_step=on_step)
-    on_step(StepInfo("export", 1, 1))
+    facts, writers = _facts(folder.name, pipeline, chosen, seconds), choose_writers(chosen.export)
+    written = write_study(result, facts, place, writers=writers, overwrite=chosen.overwrite, on_step=on_step)
     return Study(written, result, facts, time.perf_counter() - begun)
 
 

@@ -18,6 +18,7 @@ _UNITS = {
     "1": ("1", "UCUM", "no units"),
     "%": ("%", "UCUM", "Percent"),
     "mm": ("mm", "UCUM", "mm"),
+    "mm3": ("mm3", "UCUM", "cubic millimeter"),
 }
 
 

@@ -13,6 +13,7 @@ import SimpleITK
 from medinterp.io.dicom_derived import write_dicom_series
 from medinterp.io.dicom_pm import write_parametric_map
 from medinterp.io.dicom_seg import write_segmentation
+from medinterp.io.dicom_sr import Reading, ReadingGroup, write_measurement_report
 from medinterp.io.dicom_template import template_headers
 from medinterp.io.nifti import write_nifti
 from medinterp.io.nrrd import write_seg_nrrd
@@ -36,25 +37,39 @@ def box_clusters(scan: Volume) -> Segmentation:
     return Segmentation(labels, scan.grid, clusters.segments)
 
 
+def readings_on(scan: Volume) -> list[ReadingGroup]:
+    x, y, z = (float(v) for v in scan.grid.to_world(list(AT)))
+    sigma = Reading("Noise standard deviation", 1e-7, scan.unit, above=1e-8, below=1e-9)
+    odd = Reading("saliency", 1e9 / 3, f"{scan.unit}/mm")
+    return [
+        ReadingGroup("noise", (sigma,), (("Noise model", "rician"),), method="wavelet"),
+        ReadingGroup("mean", (odd, Reading("Volume", 1.5, "mm3")), (("Certificate", "failed"),), at_mm=(x, y, z)),
+    ]
+
+
 def write_object(kind: str, scan: Volume, folder: Path) -> list[Path]:
     if kind == "denoised":
         return list(write_dicom_series(scan, scan, folder, description="Denoised", series_number=1001))
     if kind == "saliency":
         return list(write_dicom_series(saliency_of(scan), scan, folder, description="Saliency", series_number=1002))
     headers = template_headers(scan)
+    if kind == "sr":
+        return [write_measurement_report(readings_on(scan), headers, folder / "sr.dcm", description="Measurements")]
     if kind == "pm":
         path, described = folder / "pm.dcm", {"quantity": "saliency", "description": "Saliency"}
         return [write_parametric_map(saliency_of(scan), headers, path, **described)]
     return [write_segmentation(box_clusters(scan), headers, folder / "seg.dcm", description="Clusters")]
 
 
-@pytest.mark.parametrize("kind", ["denoised", "saliency", "pm", "seg"])
+@pytest.mark.parametrize("kind", ["denoised", "saliency", "pm", "seg", "sr"])
 @pytest.mark.parametrize("name", SCANS)
 def test_dciodvfy_reports_no_error(name: str, kind: str, tmp_path: Path, run_client: Callable[..., str]) -> None:
     for path in write_object(kind, make_scan(name), tmp_path)[:2]:
         said = run_client("dciodvfy", path)
         assert "Error" not in said, said
-        assert any(word in said for word in ("MRImage", "CTImage", "ParametricMap", "Segmentation")), said
+        assert any(
+            word in said for word in ("MRImage", "CTImage", "ParametricMap", "Segmentation", "Comprehensive3DSR")
+        ), said
 
 
 def test_dciodvfy_control_an_object_without_its_frame_of_reference_is_an_error(

@@ -1,6 +1,7 @@
 """One measurement to explain: the region, the method, and the checks that make its certificate."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -30,6 +31,7 @@ from medinterp.denoisers.footprint import gradient_bytes
 from medinterp.denoisers.network import STRIDE, BiasFreeUNet
 from medinterp.denoisers.weights import PretrainedDenoiser
 from medinterp.errors import DeviceError, MethodNotValid
+from medinterp.sampling.checkpoints import one_checkpoint_a_step
 from medinterp.volume import Region, Volume
 
 PROOF_HALO = 8
@@ -185,16 +187,19 @@ class Case:
             denoiser: stands in for the case's own in a check.
             gradients: kept of this measurement by this very denoiser on this very image.
         """
-        return explain_region(
-            self.attributor,
-            self.forward(self.denoiser if denoiser is None else denoiser),
-            {self.name: self.image},
-            {self.name: self.sigma},
-            self.target,
-            radius=self.measure.radius(self.radius),
-            halo=halo,
-            options=CropOptions(stride=self.stride, gradients=gradients),
-        )
+        declared = capabilities(self.attributor)
+        plain = declared is not None and declared.rule == "gradient"
+        with one_checkpoint_a_step() if plain and not self.single else nullcontext():
+            return explain_region(
+                self.attributor,
+                self.forward(self.denoiser if denoiser is None else denoiser),
+                {self.name: self.image},
+                {self.name: self.sigma},
+                self.target,
+                radius=self.measure.radius(self.radius),
+                halo=halo,
+                options=CropOptions(stride=self.stride, gradients=gradients),
+            )
 
     @property
     def stride(self) -> int:

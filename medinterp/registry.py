@@ -1,7 +1,8 @@
 """Named parts from entry points: our own and plugins', listed without importing them, loaded on first use."""
 
 from collections import defaultdict
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any
 
 from medinterp.errors import PluginError
@@ -13,7 +14,7 @@ def _entries(group: str) -> dict[str, EntryPoint]:
     if group not in GROUPS:
         raise PluginError(f"no plugin group '{group}'; the groups are {', '.join(GROUPS)}")
     claims: dict[str, list[EntryPoint]] = defaultdict(list)
-    for entry in entry_points(group=f"medinterp.{group}"):
+    for entry in _declared(f"medinterp.{group}"):
         if entry.value not in {known.value for known in claims[entry.name]}:  # one package seen twice on the path
             claims[entry.name].append(entry)
     for name, found in claims.items():
@@ -21,6 +22,12 @@ def _entries(group: str) -> dict[str, EntryPoint]:
             owners = " and ".join(sorted(f"{entry.value}" for entry in found))
             raise PluginError(f"two packages claim the {group[:-1]} '{name}': {owners}; uninstall one of them")
     return {name: found[0] for name, found in sorted(claims.items())}
+
+
+@cache
+def _declared(group: str) -> EntryPoints:
+    """Return what the installed packages declare; to read it takes 25 ms, and what is installed later is not seen."""
+    return entry_points(group=group)
 
 
 def names(group: str) -> tuple[str, ...]:

@@ -92,11 +92,10 @@ def _without_empty_margins(weights: Tensor) -> Tensor:
 
 def _half_weight_radius(size: Tensor, centre_mm: list[float], spacing_mm: tuple[float, float, float]) -> float:
     """Return the radius around the centre that holds half of ``size``, which sums to one."""
-    used = size.nonzero()
-    if not len(used):
-        return 0.0
-    position = used.to(torch.float64) * used.new_tensor(spacing_mm, dtype=torch.float64)
-    distance = (position - position.new_tensor(centre_mm)).norm(dim=1)
-    order = distance.argsort()
-    reached = size[tuple(used.T)][order].cumsum(0)
-    return float(distance[order[int((reached < 0.5 * reached[-1]).sum())]])
+    squared = size.new_zeros(())
+    for axis, (centre, spacing) in enumerate(zip(centre_mm, spacing_mm, strict=True)):
+        position = torch.arange(size.shape[axis], dtype=size.dtype, device=size.device) * spacing - centre
+        squared = squared + position.square().reshape([-1 if other == axis else 1 for other in range(3)])
+    distance, order = squared.flatten().sort()
+    reached = size.flatten()[order].cumsum(0)
+    return float(distance[int((reached < 0.5 * reached[-1]).sum())]) ** 0.5 if bool(reached[-1]) else 0.0

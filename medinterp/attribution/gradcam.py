@@ -16,15 +16,20 @@ from medinterp.attribution.targets import Target
 from medinterp.attribution.trace import Trace
 from medinterp.errors import ConfigError, MethodNotValid
 
+_MOST, _HALF = 0.95, 0.5
+"""Share of a gradient, and share of the block's voxels that it must spread over, to be pooled."""
+
 
 @dataclass(frozen=True)
 class GradCam:
     """Grad-CAM on any block, without the final ReLU: a measurement has a sign, and so has its map.
 
     ``block_maps`` returns the map on the block's own grid. As an attribution it is shared out over the scan's voxels
-    with its sum kept. With ``pooled`` (the original), each channel has one weight for the whole volume: the map is
-    large wherever the features are, also where the measurement does not look. Without (HiResCAM), each voxel has its
-    own: the sum is then the part of the measurement that flows through the block, exactly on a bias-free network.
+    with its sum kept. Each voxel of a channel has its own weight (HiResCAM): the sum is then the part of the
+    measurement that flows through the block, exactly on a bias-free network. With ``pooled`` (the original) each
+    channel has one for the whole volume, as fits the score of a classifier that pools its features. For the mean of a
+    small region that map is large wherever the features are: 1 % of it lay where the planted lesion's mean is made.
+    There it is refused.
 
     Args:
         block: name of the module, as ``network.named_modules()`` has it; None for the last one of the coarsest level.
@@ -37,7 +42,7 @@ class GradCam:
 
     block: str | None = None
     call: int = -1
-    pooled: bool = True
+    pooled: bool = False
     name: str = "grad_cam"
     reach: None = None
 
@@ -109,6 +114,7 @@ class GradCam:
         if slopes is None:
             raise MethodNotValid(f"the measurement does not use this call of the block '{self.block}'; choose another")
         if self.pooled:
+            _require_everywhere(slopes)
             slopes = slopes.mean(dim=(2, 3, 4), keepdim=True)
         return (slopes * features).sum(dim=1, keepdim=True).detach()
 
@@ -145,6 +151,17 @@ def _leaves_behind(output: Tensor) -> set[int]:
             leaves.add(id(variable))
         waiting.extend(parent for parent, _ in node.next_functions)
     return leaves
+
+
+def _require_everywhere(slopes: Tensor) -> None:
+    """Refuse one weight for the whole volume where the measurement looks at less than half of it."""
+    size = slopes.abs().sum(dim=1).flatten().sort(descending=True).values.cumsum(0)
+    share = float((size < _MOST * size[-1]).sum() + 1) / size.numel()
+    if share < _HALF:
+        raise MethodNotValid(
+            f"pooled Grad-CAM, and {_MOST:.0%} of the measurement's gradient is in {share:.1%} of the block's voxels: "
+            "one weight for the whole volume would light up where the measurement does not look; leave out pooled=yes"
+        )
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from medinterp.attribution.modules import ModuleWatch
 from medinterp.attribution.operations import Kind, kind_of
 from medinterp.attribution.result import Forward
 from medinterp.attribution.targets import Target
+from medinterp.denoisers.convolution import in_one_piece
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,8 @@ def trace(
     levels = {name: sigma.detach().clone() for name, sigma in sigmas.items()}
     marked: list[tuple[Tensor, Lattice | None]] = [(image, Lattice()) for image in fresh.values()]
     marked += [(level, None if max(level.shape[2:]) == 1 else Lattice()) for level in levels.values()]
-    with torch.no_grad(), _Recorder(marked) as recorder:  # only what runs matters here, not its gradient
+    # only what runs matters here, not its gradient
+    with torch.no_grad(), in_one_piece(), _Recorder(marked) as recorder:
         output = forward(fresh, levels)
         recorder.measuring = True
         measured = None if target is None else target(output)

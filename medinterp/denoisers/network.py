@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medinterp.denoisers.convolution import Convolution
 from medinterp.denoisers.focus import Focus, Triple, Window, focus_on
 
 DARK_SIGMAS = 4.0
@@ -22,8 +23,8 @@ def _haar_kernel() -> Tensor:
     return torch.einsum("ai,bj,ck->abcijk", pair, pair, pair).reshape(8, 1, 2, 2, 2)
 
 
-def _convolution(inputs: int, outputs: int, *, gain: float = 1.0) -> nn.Conv3d:
-    layer = nn.Conv3d(inputs, outputs, 3, padding=1, bias=False)
+def _convolution(inputs: int, outputs: int, *, gain: float = 1.0) -> Convolution:
+    layer = Convolution(inputs, outputs)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     with torch.no_grad():  # initialisation only; nothing is differentiated here
         layer.weight.mul_(gain)

@@ -89,8 +89,8 @@ _METHODS = {
         "Grad-CAM",
         "Each voxel shows how much of the number the features of one block carry at that place, on the block's own "
         "coarser grid.",
-        "It is no finer than the block: one of its voxels is several of the scan. Features are weighted by their mean "
-        "gradient, so places where the number does not look can light up.",
+        "It is no finer than the block: one of its voxels is several of the scan, and where within it the number was "
+        "made cannot be seen.",
     ),
     "guided_grad_cam": MethodWords(
         "Guided Grad-CAM",

@@ -47,7 +47,7 @@ ATTRIBUTORS = (
     DeepLift(),
     LayerwiseRelevance(),
     GradCam(),
-    GradCam("first", pooled=False),
+    GradCam("first"),
     GuidedGradCam(),
 )
 

@@ -16,11 +16,11 @@ def write_presentation_states(contents: StudyContents, folder: Path) -> list[str
             if not d.clusters.segmentation.segments:
                 notes.append(f"{name}: the {d.overlay.name} map has no cluster, so there is no presentation state")
                 continue
+            path = folder / DICOM / f"{name}-{d.overlay.name}-contours.dcm"
             try:
                 write_presentation_state(
-                    d.clusters.segmentation, one.scan, headers, folder / DICOM / f"{name}-{d.overlay.name}-contours.dcm",
-                    description=f"Contours: {d.overlay.description}", note=d.overlay.description,
-                    series_number=first + 4,
+                    d.clusters.segmentation, one.scan, headers, path, description=f"Contours: {d.overlay.description}",
+                    note=d.overlay.description, series_number=first + 4,
                 )  # fmt: skip
             except UnsupportedSeries as refusal:
                 notes.append(f"{name}: no presentation state was written: {refusal}")

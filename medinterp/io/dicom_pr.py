@@ -1,4 +1,4 @@
-"""Writing contours of clusters as a DICOM Grayscale Softcopy Presentation State: lines and a note over the scan itself."""
+"""Writing clusters as a DICOM Grayscale Softcopy Presentation State: outlines and a note over the scan itself."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence

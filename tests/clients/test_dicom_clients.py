@@ -10,8 +10,12 @@ import pydicom
 import pytest
 import SimpleITK
 
+from medinterp.export.fused_colour import pictures
+from medinterp.export.overlay import make_overlay
 from medinterp.io.dicom_derived import write_dicom_series
 from medinterp.io.dicom_pm import write_parametric_map
+from medinterp.io.dicom_pr import write_presentation_state
+from medinterp.io.dicom_sc import write_secondary_capture
 from medinterp.io.dicom_seg import write_segmentation
 from medinterp.io.dicom_sr import Reading, ReadingGroup, write_measurement_report
 from medinterp.io.dicom_template import template_headers
@@ -55,21 +59,31 @@ def write_object(kind: str, scan: Volume, folder: Path) -> list[Path]:
     headers = template_headers(scan)
     if kind == "sr":
         return [write_measurement_report(readings_on(scan), headers, folder / "sr.dcm", description="Measurements")]
+    if kind == "sc":
+        overlay = make_overlay(scan, saliency_of(scan), name="saliency", description="Saliency", signed=True)
+        return list(write_secondary_capture(list(pictures(overlay)), headers, folder, description="Colour: saliency"))
+    if kind == "pr":
+        path = folder / "pr.dcm"
+        return [write_presentation_state(box_clusters(scan), scan, headers, path, description="Outlines", note="Map")]
     if kind == "pm":
         path, described = folder / "pm.dcm", {"quantity": "saliency", "description": "Saliency"}
         return [write_parametric_map(saliency_of(scan), headers, path, **described)]
     return [write_segmentation(box_clusters(scan), headers, folder / "seg.dcm", description="Clusters")]
 
 
-@pytest.mark.parametrize("kind", ["denoised", "saliency", "pm", "seg", "sr"])
-@pytest.mark.parametrize("name", SCANS)
+KINDS = [(name, kind) for name in SCANS for kind in ("denoised", "saliency", "pm", "seg", "sr", "sc", "pr")]
+
+
+@pytest.mark.parametrize(("name", "kind"), [pair for pair in KINDS if pair[1] != "pr" or "nifti" not in pair[0]])
 def test_dciodvfy_reports_no_error(name: str, kind: str, tmp_path: Path, run_client: Callable[..., str]) -> None:
     for path in write_object(kind, make_scan(name), tmp_path)[:2]:
         said = run_client("dciodvfy", path)
         assert "Error" not in said, said
         assert any(
-            word in said for word in ("MRImage", "CTImage", "ParametricMap", "Segmentation", "Comprehensive3DSR")
-        ), said
+            word in said
+            for word in ("MRImage", "CTImage", "ParametricMap", "Segmentation", "Comprehensive3DSR", "SCImage",
+                         "GrayscaleSoftcopyPresentationState")
+        ), said  # fmt: skip
 
 
 def test_dciodvfy_control_an_object_without_its_frame_of_reference_is_an_error(

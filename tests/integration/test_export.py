@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
@@ -78,10 +78,10 @@ def leave_a_mark(contents: StudyContents, folder: Path) -> list[str]:
 def test_a_plug_in_is_chosen_by_name_and_its_note_is_told(
     scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = registry.entry_points
+    real = registry._declared
     mine = EntryPoint("mark", f"{__name__}:leave_a_mark", "medinterp.writers")
     monkeypatch.setattr(
-        registry, "entry_points", lambda group: [*real(group=group), *([mine] if group == mine.group else [])]
+        registry, "_declared", lambda group: EntryPoints([*real(group), *([mine] if group == mine.group else [])])
     )
     study = medinterp.run(scan, tmp_path / "out", targets=(_TARGET,), export="report,mark").folder
     assert (study / "mark.txt").read_text() == "scan"

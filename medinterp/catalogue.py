@@ -18,7 +18,7 @@ _DICOM = ("dicom_series", "parametric_map", "segmentation")
 EXPORT_GROUPS = {
     "usual": ("nifti", *_DICOM, "slicer", "report"),
     "dicom": _DICOM,
-    "pacs": (*_DICOM, "structured_report", "secondary_capture", "presentation_state"),
+    "pacs": (*_DICOM, "structured_report", "secondary_capture", "presentation_state", "overlay_planes"),
 }
 USUAL_EXPORT = "usual"
 _REPORTED = ("torch", "monai", "captum", "nibabel", "pydicom", "highdicom", "SimpleITK", "numpy")

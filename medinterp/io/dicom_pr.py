@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int64
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from medinterp.errors import EmptyRegion, UnsupportedSeries
 from medinterp.io import dicom_multiframe as multiframe
@@ -85,8 +86,9 @@ def _images(scan: Volume, headers: Sequence[Dataset]) -> list[Dataset]:
             setattr(image, keyword, header[keyword].value)
         image.SamplesPerPixel = 1
         for keyword in _SHOWN:
-            if source.get(keyword) not in (None, ""):
-                setattr(image, keyword, source[keyword].value)
+            shown = source.get(keyword)
+            if shown not in (None, ""):  # of several windows the first: a presentation state has one
+                setattr(image, keyword, shown[0] if isinstance(shown, MultiValue) else shown)
         images.append(image)
     return images
 

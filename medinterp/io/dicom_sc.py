@@ -1,7 +1,7 @@
 """Writing coloured pictures of the slices of a scan as a DICOM Secondary Capture series, for any workstation."""
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from medinterp.errors import InputError
 from medinterp.io import dicom_template, dicom_words
-from medinterp.io.dicom_encoding import SeriesEncoder
+from medinterp.io.dicom_derived import write_images
 
 
 def write_secondary_capture(
@@ -46,19 +46,22 @@ def write_secondary_capture(
             "all of one size"
         )
     shared = _shared(pictures[0].shape, template_series[0], description, series_number)
-    order = dicom_template.planes(dicom_template.grid_of(template_series)).order
-    encoder = SeriesEncoder()
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{number:04d}.dcm" for number in range(1, len(order) + 1)]
-    for number, (k, path) in enumerate(zip(order, paths, strict=True), start=1):
+    return write_images(_images(pictures, template_series, shared), folder)
+
+
+def _images(
+    pictures: Sequence[UInt8[np.ndarray, "rows columns 3"]], headers: Sequence[Dataset], shared: Dataset
+) -> Iterator[Dataset]:
+    """Yield the images in ascending order along row x column."""
+    order = dicom_template.planes(dicom_template.grid_of(headers)).order
+    for number, k in enumerate(order, start=1):
         image = Dataset()
         image.update(shared)
         image.SOPInstanceUID, image.InstanceNumber = dicom_words.new_uid(), number
-        if "SOPInstanceUID" in template_series[k]:
-            image.SourceImageSequence = [dicom_words.reference_item(template_series[k])]
+        if "SOPInstanceUID" in headers[k]:
+            image.SourceImageSequence = [dicom_words.reference_item(headers[k])]
         image.add_new("PixelData", "OB", _even(pictures[k].tobytes()))
-        path.write_bytes(encoder.encode(image))
-    return tuple(paths)
+        yield image
 
 
 def _even(pixels: bytes) -> bytes:

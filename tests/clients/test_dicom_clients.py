@@ -13,6 +13,7 @@ import SimpleITK
 from medinterp.export.fused_colour import pictures
 from medinterp.export.overlay import make_overlay
 from medinterp.io.dicom_derived import write_dicom_series
+from medinterp.io.dicom_overlay_planes import write_overlay_planes
 from medinterp.io.dicom_pm import write_parametric_map
 from medinterp.io.dicom_pr import write_presentation_state
 from medinterp.io.dicom_sc import write_secondary_capture
@@ -24,6 +25,7 @@ from medinterp.io.nrrd import write_seg_nrrd
 from medinterp.volume import Segmentation, Volume
 from tests.clients.scans import SCANS, impulse, make_scan, map_on, one_voxel_clusters, world_of
 
+LONG = "Größe " * 11  # cut to what fits, counted in bytes too
 AT, OTHER = (9, 4, 6), (3, 8, 2)
 WORLD_TOLERANCE_MM = 1e-3  # what a micrometre-true export must keep; decimal strings hold 1e-9
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -56,22 +58,26 @@ def write_object(kind: str, scan: Volume, folder: Path) -> list[Path]:
         return list(write_dicom_series(scan, scan, folder, description="Denoised", series_number=1001))
     if kind == "saliency":
         return list(write_dicom_series(saliency_of(scan), scan, folder, description="Saliency", series_number=1002))
+    if kind == "planes":
+        return list(write_overlay_planes(box_clusters(scan), scan, folder, description=LONG, series_number=1003))[1:]
     headers = template_headers(scan)
     if kind == "sr":
-        return [write_measurement_report(readings_on(scan), headers, folder / "sr.dcm", description="Measurements")]
+        return [write_measurement_report(readings_on(scan), headers, folder / "sr.dcm", description=f"Found {LONG}")]
     if kind == "sc":
         overlay = make_overlay(scan, saliency_of(scan), name="saliency", description="Saliency", signed=True)
-        return list(write_secondary_capture(list(pictures(overlay)), headers, folder, description="Colour: saliency"))
+        return list(write_secondary_capture(list(pictures(overlay)), headers, folder, description=f"Colour {LONG}"))
     if kind == "pr":
         path = folder / "pr.dcm"
-        return [write_presentation_state(box_clusters(scan), scan, headers, path, description="Outlines", note="Map")]
+        return [
+            write_presentation_state(box_clusters(scan), scan, headers, path, description=f"Outlines {LONG}", note=LONG)
+        ]
     if kind == "pm":
-        path, described = folder / "pm.dcm", {"quantity": "saliency", "description": "Saliency"}
+        path, described = folder / "pm.dcm", {"quantity": "saliency", "description": LONG}
         return [write_parametric_map(saliency_of(scan), headers, path, **described)]
-    return [write_segmentation(box_clusters(scan), headers, folder / "seg.dcm", description="Clusters")]
+    return [write_segmentation(box_clusters(scan), headers, folder / "seg.dcm", description=LONG)]
 
 
-KINDS = [(name, kind) for name in SCANS for kind in ("denoised", "saliency", "pm", "seg", "sr", "sc", "pr")]
+KINDS = [(name, kind) for name in SCANS for kind in ("denoised", "saliency", "pm", "seg", "sr", "sc", "planes", "pr")]
 
 
 @pytest.mark.parametrize(("name", "kind"), [pair for pair in KINDS if pair[1] != "pr" or "nifti" not in pair[0]])

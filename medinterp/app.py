@@ -10,7 +10,7 @@ from medinterp.attribution.by_name import division_without_path
 from medinterp.catalogue import choose_writers, find_bundle, versions
 from medinterp.denoisers.tiled import BYTES_PER_VOXEL
 from medinterp.export.fusion_section import fusion_lines
-from medinterp.export.results import RunFacts, write_study
+from medinterp.export.results import RunFacts, load_writers, write_study
 from medinterp.options import RunOptions
 from medinterp.pipeline import Pipeline
 from medinterp.preparation import (
@@ -103,6 +103,7 @@ def run(
     device = check_device(chosen.device)
     if chosen.bundle is not None:
         find_bundle(chosen.bundle)  # what is misspelled is said before anything is read
+    writers = load_writers(choose_writers(chosen.export))  # and so is a package that one needs
     on_step(StepInfo("read", 0, len(named)))
     scans = read_inputs(named, chosen)
     on_step(StepInfo("read", len(named), len(named)))
@@ -123,7 +124,7 @@ def run(
             on_step=on_step,
         )
     seconds = {"load": loaded, **result.seconds}
-    facts, writers = _facts(folder.name, pipeline, chosen, seconds), choose_writers(chosen.export)
+    facts = _facts(folder.name, pipeline, chosen, seconds)
     written = write_study(result, facts, place, writers=writers, overwrite=chosen.overwrite, on_step=on_step)
     return Study(written, result, facts, time.perf_counter() - begun)
 

@@ -1,6 +1,7 @@
 """The target and the clusters of every map as surfaces: GIFTI for neuroimaging, mz3 for NiiVue, glb for the web."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from medinterp.export.contents import StudyContents
@@ -8,6 +9,9 @@ from medinterp.export.drawn import Drawn
 from medinterp.io.colours import sign_colour
 from medinterp.io.mesh_files import write_gifti, write_glb, write_mz3
 from medinterp.volume.surface import Surface, enclose
+
+if find_spec("skimage") is None or find_spec("trimesh") is None:  # said when the writer is loaded, before the work
+    raise ImportError("meshes need scikit-image and trimesh; run: pip install 'medinterp[meshes]'")
 
 MESHES = "meshes"
 _TARGET_COLOUR = (0.95, 0.95, 0.95, 0.35)  # lets the clusters inside it be seen

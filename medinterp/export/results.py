@@ -1,6 +1,6 @@
 """What a Result becomes on disk: the study folder, written as a whole by the writers that were chosen."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,10 +17,19 @@ from medinterp.export.study import StudyFolder
 from medinterp.progress import OnStep, StepInfo, ignore
 from medinterp.results import Result
 
-__all__ = ["RunFacts", "write_html_report", "write_study"]
+__all__ = ["RunFacts", "load_writers", "write_html_report", "write_study"]
 
 _COMPRESSING = ("nifti", "nrrd", "slicer")  # needs no interpreter, so it runs beside DICOM headers, which need it all
 _REPORT = "report"
+
+
+def load_writers(names: Collection[str]) -> dict[str, Writer]:
+    """Return writers by their registered names, in this order.
+
+    Raises:
+        PluginError: there is no such writer, or it needs a package that is not installed.
+    """
+    return {name: registry.load("writers", name) for name in names}
 
 
 def write_study(
@@ -28,7 +37,7 @@ def write_study(
     facts: RunFacts,
     folder: Path,
     *,
-    writers: Sequence[str],
+    writers: Mapping[str, Writer],
     overwrite: bool,
     on_step: OnStep = ignore,
 ) -> Path:
@@ -38,18 +47,16 @@ def write_study(
         result: what the run found.
         facts: what else the record says.
         folder: where to.
-        writers: registered names of those that write; the tables, transforms and records are always written.
+        writers: those that write, by name; tables, transforms and records are always written.
         overwrite: replace a study that is there.
         on_step: told of every writer.
 
     Raises:
         OutputError: the folder exists, or cannot be written.
-        PluginError: there is no such writer.
     """
-    loaded = {name: registry.load("writers", name) for name in writers}
     contents = StudyContents(result, facts, tuple(draw_maps(result)))
     with StudyFolder(folder, overwrite=overwrite, expected_bytes=_room(result, writers)) as study:
-        _run_writers(loaded, contents, study.path, on_step)
+        _run_writers(writers, contents, study.path, on_step)
         write_cluster_table(contents.drawn, study.path / "clusters.tsv")
         write_region_table(contents.drawn, study.path / "regions.tsv")
         if result.fusion is not None:
@@ -67,7 +74,7 @@ def write_html_report(contents: StudyContents, folder: Path) -> list[str]:
     return []
 
 
-def _run_writers(writers: dict[str, Writer], contents: StudyContents, folder: Path, on_step: OnStep) -> None:
+def _run_writers(writers: Mapping[str, Writer], contents: StudyContents, folder: Path, on_step: OnStep) -> None:
     """Run the writers, those that compress beside the others, and the report when their notes are known."""
     beside = [writer for name, writer in writers.items() if name in _COMPRESSING]
     order = [name for name in writers if name not in (*_COMPRESSING, _REPORT)]
@@ -85,7 +92,7 @@ def _run_writers(writers: dict[str, Writer], contents: StudyContents, folder: Pa
         contents.notes.extend(writers[_REPORT](contents, folder))
 
 
-def _room(result: Result, writers: Sequence[str]) -> int:
+def _room(result: Result, writers: Collection[str]) -> int:
     """Return how many bytes the study may take."""
     scans = sum(one.scan.voxels.size for one in result.inputs.values())
     maps = sum(

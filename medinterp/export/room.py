@@ -10,8 +10,10 @@ _BYTES_PER_VOXEL: Final = {  # of an input, of a map; float32 before compression
     "dicom_series": (2, 2),
     "parametric_map": (0, 4),
     "segmentation": (0, 1),
+    "secondary_capture": (0, 16),  # of a matrix of 256 and more; pictures of smaller ones are enlarged, and few
+    "overlay_planes": (0, 3),
 }
-_USUAL: Final = tuple(name for name in _BYTES_PER_VOXEL if name != "nrrd")
+_USUAL: Final = ("nifti", "slicer", "dicom_series", "parametric_map", "segmentation")
 
 
 def expected_bytes(input_voxels: int, map_voxels: int, writers: Collection[str] = _USUAL) -> int:

@@ -1,6 +1,7 @@
 """What --export takes: writers and groups by name, told before anything is read."""
 
 import json
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -9,7 +10,7 @@ import medinterp
 from medinterp import registry
 from medinterp.catalogue import EXPORT_GROUPS, USUAL_EXPORT, choose_writers
 from medinterp.cli import app
-from medinterp.errors import ConfigError
+from medinterp.errors import ConfigError, PluginError
 
 _USUAL = ("nifti", "dicom_series", "parametric_map", "segmentation", "slicer", "report")
 
@@ -27,6 +28,15 @@ def test_groups_and_defaults_name_registered_writers() -> None:
     known = set(registry.names("writers"))
     assert {writer for members in EXPORT_GROUPS.values() for writer in members} <= known
     assert not known & set(EXPORT_GROUPS), "a group hides a writer"
+
+
+def test_meshes_without_their_packages_are_refused_before_the_scan_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "trimesh" else object())
+    monkeypatch.delitem(sys.modules, "medinterp.export.meshes", raising=False)
+    with pytest.raises(PluginError, match=r"pip install 'medinterp\[meshes\]'"):
+        medinterp.run("no/such/scan.nii.gz", "no-study", export="meshes")
 
 
 @pytest.mark.parametrize("word", ["niftii", "", "nifti,,slicer", "dicom slicer"])

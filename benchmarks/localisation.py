@@ -46,8 +46,9 @@ SHELLS_MM = (5.0, 17.0)
 OPTIONS = {"occlusion": "window_mm=4", "lime": "samples=256"}
 METHODS = tuple(f"{m}:{OPTIONS[m]}" if m in OPTIONS else m for m in names("attributors"))
 NETWORKS = ("known", "prior")
-REDRAWN, MOVES = 8, 0.01
-"""Times that the noise is exchanged, and share of the number's variance that voxels outside the cause may make."""
+REDRAWN, MOVES = 16, 0.01
+"""Times that the noise is exchanged, and how much exchanging it outside the cause may move the number, as a share of
+what exchanging all of it does, root mean square."""
 STEP_MM, FARTHEST_MM = 1.0, 24.0
 """Distances from the measured voxels at which the cause may end."""
 GOOD, CHANCE = 0.8, 0.3
@@ -155,19 +156,21 @@ class Planted:
             for _ in range(REDRAWN)
         ]
         number = partial(self._number, case)
-        before = number(self.scan.voxels[0])
-        all_else = sum((number(other) - before) ** 2 for other in others)
-        for reach in np.arange(0.0, FARTHEST_MM, STEP_MM):
+        before, cause = number(self.scan.voxels[0]), np.ones(self.scan.grid.shape, dtype=bool)
+        limit = MOVES**2 * sum((number(other) - before) ** 2 for other in others)
+        for reach in np.arange(FARTHEST_MM, 0, -STEP_MM):
             kept = distance <= reach
             moved = sum((number(np.where(kept, self.scan.voxels[0], other)) - before) ** 2 for other in others)
-            if moved <= MOVES * all_else:
-                return np.asarray(kept)
-        raise RuntimeError(f"noise beyond {FARTHEST_MM} mm still moves the {case.measure.name} of {self.name}")
+            if moved > limit:
+                break
+            cause = kept
+        print(f"{self.name} {case.measure.name}: the cause ends at {reach + STEP_MM:.0f} mm", flush=True)
+        return cause
 
     def _number(self, case: Case, voxels: np.ndarray) -> float:
         """Return what is measured of a scan with other voxels, on the crop that gradient methods are given."""
         box = case.crop(HALO)
-        image = torch.from_numpy(np.ascontiguousarray(voxels))[None, None][(..., *box.slices)]
+        image = torch.from_numpy(voxels[box.slices].copy())[None, None]
         sigma = case.sigma if max(case.sigma.shape[2:]) == 1 else case.sigma[(..., *box.slices)]
         with torch.no_grad():  # an intervention, not a gradient
             made = case.forward(case.denoiser)({case.name: image}, {case.name: sigma})
@@ -253,8 +256,8 @@ def main(arguments: Sequence[str] = ()) -> None:
             "Share of each map's magnitude (its mass) in the causal region. *Known reach*: mean of the lesion behind "
             f"two random convolutions with a ReLU between, which can look {REACH} voxels around it and nowhere else. "
             "*Prior*: mean of the lesion, and its contrast to the ring 2 to 7 mm around it, on the denoised scan; the "
-            "region goes as far from the lesion that exchanging the noise beyond for another makes no more than "
-            f"{MOVES:.0%} of the variance that exchanging all of it makes ({REDRAWN} draws; no gradient is used). "
+            "region goes so far from the lesion that exchanging the noise beyond moves the number by at most "
+            f"{MOVES:.0%} of what exchanging all of it does ({REDRAWN} draws, root mean square; no gradient is used). "
             f"Expected: at least {GOOD}; of the controls, which know nothing of the model and are taken on the crop "
             f"of {HALO} voxels around the region that gradient methods are given, less than {CHANCE}; bold where it "
             "is not. Methods over regions divide lesion, rest of the causal region, and shells beyond.",

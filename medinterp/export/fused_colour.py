@@ -1,6 +1,6 @@
 """Maps in colour over their scan, slice by slice, as Secondary Captures with legend and warning burned in."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +28,14 @@ def write_fused_colours(contents: StudyContents, folder: Path) -> list[str]:
     for name, _, headers in contents.in_dicom(notes):
         for first, d in contents.numbered(name):
             write_secondary_capture(
-                list(pictures(d.overlay)), headers, folder / DICOM / f"{name}-{d.overlay.name}-colour",
+                painter(d.overlay), headers, folder / DICOM / f"{name}-{d.overlay.name}-colour",
                 description=f"Colour: {d.overlay.description}", series_number=first + 3,
             )  # fmt: skip
     return notes
 
 
-def pictures(overlay: Overlay) -> Iterator[UInt8[np.ndarray, "rows columns 3"]]:
-    """Yield one picture a slice along K: rows follow J and columns I, as in the scan's own DICOM images.
+def painter(overlay: Overlay) -> Callable[[int], UInt8[np.ndarray, "rows columns 3"]]:
+    """Return what draws the picture of slice K: rows follow J and columns I, as in the scan's own DICOM images.
 
     Voxels are drawn as squares of whole pixels, or rectangles where they are not square, without interpolation. Under
     them stand the colour bar with unit and ends, the number of the slice, and that it is for research only; at the
@@ -43,11 +43,14 @@ def pictures(overlay: Overlay) -> Iterator[UInt8[np.ndarray, "rows columns 3"]]:
     """
     window, table = display_window(overlay.base), _table(overlay)
     size = _size(overlay.base.grid)
-    for k in range(overlay.map.grid.shape[2]):
+
+    def picture(k: int) -> UInt8[np.ndarray, "rows columns 3"]:
         grey, values = overlay.base.voxels[0, :, :, k].T, overlay.map.voxels[0, :, :, k].T
         blended = _blend(grey.astype(np.float64), values.astype(np.float64), window, overlay, table)
         scaled = Image.fromarray(blended).resize(size, Image.Resampling.NEAREST)
-        yield _lettered(scaled, overlay, table, k)
+        return _lettered(scaled, overlay, table, k)
+
+    return picture
 
 
 def _table(overlay: Overlay) -> Float64[np.ndarray, "n 4"]:

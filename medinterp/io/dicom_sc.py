@@ -1,7 +1,7 @@
 """Writing coloured pictures of the slices of a scan as a DICOM Secondary Capture series, for any workstation."""
 
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from medinterp.io.dicom_derived import write_images
 
 
 def write_secondary_capture(
-    pictures: Sequence[UInt8[np.ndarray, "rows columns 3"]],
+    picture: Callable[[int], UInt8[np.ndarray, "rows columns 3"]],
     template_series: Sequence[Dataset],
     folder: Path,
     *,
@@ -27,7 +27,8 @@ def write_secondary_capture(
     A Secondary Capture states no position in space: what a reader must know of the place is in the picture.
 
     Args:
-        pictures: red, green and blue of every slice in the order of the headers, all of one size.
+        picture: returns red, green and blue of slice K, all slices of one size; asked for one at a time, since all
+            of a large scan may not fit into memory.
         template_series: `template_headers` of the scan, one a slice along K.
         folder: where the files go, named 0001.dcm onwards in ascending order along row x column.
         description: what the pictures show; "(research use only)" is appended.
@@ -37,30 +38,33 @@ def write_secondary_capture(
         The files, in the order of their names.
 
     Raises:
-        InputError: another number of pictures than of headers, or pictures of several sizes.
+        InputError: no headers, or pictures of several sizes.
     """
-    sizes = {picture.shape for picture in pictures}
-    if len(pictures) != len(template_series) or len(sizes) != 1:
-        raise InputError(
-            f"{len(pictures)} pictures of {len(sizes)} sizes for {len(template_series)} slices: expected one a slice, "
-            "all of one size"
-        )
-    shared = _shared(pictures[0].shape, template_series[0], description, series_number)
-    return write_images(_images(pictures, template_series, shared), folder)
+    if not template_series:
+        raise InputError("no template headers: expected one a slice; make them with template_headers(scan)")
+    return write_images(_images(picture, template_series, description, series_number), folder)
 
 
 def _images(
-    pictures: Sequence[UInt8[np.ndarray, "rows columns 3"]], headers: Sequence[Dataset], shared: Dataset
+    picture: Callable[[int], UInt8[np.ndarray, "rows columns 3"]],
+    headers: Sequence[Dataset],
+    description: str,
+    series_number: int,
 ) -> Iterator[Dataset]:
     """Yield the images in ascending order along row x column."""
     order = dicom_template.planes(dicom_template.grid_of(headers)).order
+    shape = picture(order[0]).shape
+    shared = _shared(shape, headers[0], description, series_number)
     for number, k in enumerate(order, start=1):
+        drawn = picture(k)
+        if drawn.shape != shape:
+            raise InputError(f"the picture of slice {k} has shape {drawn.shape}: expected {shape}, as of the others")
         image = Dataset()
         image.update(shared)
         image.SOPInstanceUID, image.InstanceNumber = dicom_words.new_uid(), number
         if "SOPInstanceUID" in headers[k]:
             image.SourceImageSequence = [dicom_words.reference_item(headers[k])]
-        image.add_new("PixelData", "OB", _even(pictures[k].tobytes()))
+        image.add_new("PixelData", "OB", _even(drawn.tobytes()))
         yield image
 
 

@@ -10,7 +10,7 @@ import pydicom
 import pytest
 import SimpleITK
 
-from medinterp.export.fused_colour import pictures
+from medinterp.export.fused_colour import painter
 from medinterp.export.overlay import make_overlay
 from medinterp.io.dicom_derived import write_dicom_series
 from medinterp.io.dicom_overlay_planes import write_overlay_planes
@@ -65,7 +65,7 @@ def write_object(kind: str, scan: Volume, folder: Path) -> list[Path]:
         return [write_measurement_report(readings_on(scan), headers, folder / "sr.dcm", description=f"Found {LONG}")]
     if kind == "sc":
         overlay = make_overlay(scan, saliency_of(scan), name="saliency", description="Saliency", signed=True)
-        return list(write_secondary_capture(list(pictures(overlay)), headers, folder, description=f"Colour {LONG}"))
+        return list(write_secondary_capture(painter(overlay), headers, folder, description=f"Colour {LONG}"))
     if kind == "pr":
         path = folder / "pr.dcm"
         return [

@@ -7,7 +7,7 @@ import pydicom
 import pytest
 
 from medinterp.errors import InputError
-from medinterp.export.fused_colour import pictures
+from medinterp.export.fused_colour import painter
 from medinterp.export.overlay import make_overlay
 from medinterp.io import colours
 from medinterp.io.dicom_sc import write_secondary_capture
@@ -36,7 +36,7 @@ def test_the_impulse_has_its_sign_s_colour_at_its_row_and_column_of_its_slice_on
     name: str, value: float, entry: int
 ) -> None:
     overlay = overlay_of(name, value)
-    drawn = list(pictures(overlay))
+    drawn = [painter(overlay)(k) for k in range(overlay.base.grid.shape[2])]
     i, j, k = _AT
     found = centre_of_voxel(drawn[k], overlay, i, j)
     table = colours.diverging()[entry]
@@ -49,7 +49,7 @@ def test_the_impulse_has_its_sign_s_colour_at_its_row_and_column_of_its_slice_on
 
 def test_pictures_leave_room_for_words_and_end_in_legend_and_warning() -> None:
     overlay = overlay_of()
-    drawn = list(pictures(overlay))
+    drawn = [painter(overlay)(k) for k in range(overlay.base.grid.shape[2])]
     assert {picture.shape for picture in drawn} == {drawn[0].shape}
     assert drawn[0].shape[1] >= 512
     strip = drawn[0][-16:].reshape(-1, 3).astype(int)
@@ -59,20 +59,25 @@ def test_pictures_leave_room_for_words_and_end_in_legend_and_warning() -> None:
 def test_the_series_cites_its_slices_in_order_and_names_the_research_use(tmp_path: Path) -> None:
     overlay = overlay_of()
     headers = template_headers(overlay.base)
-    paths = write_secondary_capture(list(pictures(overlay)), headers, tmp_path / "sc", description="Colour: saliency")
+    paths = write_secondary_capture(painter(overlay), headers, tmp_path / "sc", description="Colour: saliency")
     order = planes(overlay.base.grid).order
     for number, (k, path) in enumerate(zip(order, paths, strict=True), start=1):
         image = pydicom.dcmread(path)
         assert image.InstanceNumber == number
         assert image.SourceImageSequence[0].ReferencedSOPInstanceUID == headers[k].SOPInstanceUID
         assert image.StudyInstanceUID == headers[k].StudyInstanceUID
-        np.testing.assert_array_equal(image.pixel_array, list(pictures(overlay))[k])
+        np.testing.assert_array_equal(image.pixel_array, painter(overlay)(k))
     assert image.SeriesDescription.endswith("(research use only)")
     assert b"never copied" not in paths[0].read_bytes()
 
 
-def test_pictures_that_do_not_fit_the_slices_are_refused(tmp_path: Path) -> None:
+def test_pictures_of_several_sizes_are_refused(tmp_path: Path) -> None:
     headers = template_headers(make_scan("axial_ct"))
-    picture = np.zeros((4, 4, 3), dtype=np.uint8)
-    with pytest.raises(InputError, match="2 pictures of 1 sizes for 9 slices"):
-        write_secondary_capture([picture, picture], headers, tmp_path, description="")
+
+    def growing(k: int) -> np.ndarray:
+        return np.zeros((4 + k, 4, 3), dtype=np.uint8)
+
+    with pytest.raises(InputError, match=r"slice 1 has shape \(5, 4, 3\): expected \(4, 4, 3\)"):
+        write_secondary_capture(growing, headers, tmp_path, description="")
+    with pytest.raises(InputError, match="no template headers"):
+        write_secondary_capture(growing, [], tmp_path, description="")

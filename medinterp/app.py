@@ -103,10 +103,12 @@ def run(
     device = check_device(chosen.device)
     if chosen.bundle is not None:
         find_bundle(chosen.bundle)  # what is misspelled is said before anything is read
-    writers = load_writers(choose_writers(chosen.export))  # and so is a package that one needs
+    writers = load_writers(choose_writers(chosen.export, dicom=True))  # and so is a package that one needs
     on_step(StepInfo("read", 0, len(named)))
     scans = read_inputs(named, chosen)
     on_step(StepInfo("read", len(named), len(named)))
+    dicom = any(scan.provenance.source.kind == "dicom" for scan in scans.values())
+    writers = {name: writers[name] for name in choose_writers(chosen.export, dicom=dicom)}
     folder = choose_bundle(chosen, scans)
     pipeline = build_pipeline(folder, chosen, device)
     explanations = build_explanations(chosen)

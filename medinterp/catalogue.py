@@ -21,6 +21,7 @@ EXPORT_GROUPS = {
     "pacs": (*_DICOM, "structured_report", "secondary_capture", "presentation_state", "overlay_planes"),
 }
 USUAL_EXPORT = "usual"
+_USUAL_OF_DICOM = ("structured_report", "presentation_state")  # a study with a patient and images to lie over
 _REPORTED = ("torch", "monai", "captum", "nibabel", "pydicom", "highdicom", "SimpleITK", "numpy")
 
 
@@ -74,11 +75,12 @@ def bundle_metadata(folder: Path) -> dict[str, Any]:
     return found
 
 
-def choose_writers(export: str) -> tuple[str, ...]:
+def choose_writers(export: str, *, dicom: bool = False) -> tuple[str, ...]:
     """Return the names of the writers that a user asked for, each once, the report last.
 
     Args:
         export: writers and groups of writers, joined by commas.
+        dicom: a scan came from DICOM; the usual set then holds a structured report and presentation states, too.
 
     Raises:
         ConfigError: a word is neither a writer nor a group.
@@ -90,6 +92,7 @@ def choose_writers(export: str) -> tuple[str, ...]:
             groups = ", ".join(f"{group} ({', '.join(members)})" for group, members in EXPORT_GROUPS.items())
             raise ConfigError(f"no export '{word}': choose of {', '.join(known)}, or a group of them: {groups}")
         chosen += EXPORT_GROUPS.get(word, (word,))
+        chosen += _USUAL_OF_DICOM if dicom and word == USUAL_EXPORT else ()
     return tuple(sorted(dict.fromkeys(chosen), key=lambda name: name == "report"))
 
 

@@ -45,6 +45,13 @@ def test_a_nifti_scan_gets_the_usual_files(usual: Study) -> None:
     assert names_in(usual.folder / "dicom") == objects
 
 
+def test_a_dicom_scan_also_gets_its_numbers_as_a_report_and_the_clusters_outlines(usual: Study, tmp_path: Path) -> None:
+    series = usual.folder / "dicom" / "scan-denoised"
+    study = medinterp.run(series, tmp_path / "out", targets=(_TARGET,)).folder
+    assert {"scan-measurements.dcm", "scan-inputxgradient-mean-contours.dcm"} <= names_in(study / "dicom")
+    assert not [note for note in json.loads((study / "run.json").read_text())["notes"] if "presentation" in note]
+
+
 def test_only_what_was_chosen_is_written_and_the_record_says_so(scan: Path, tmp_path: Path) -> None:
     study = medinterp.run(scan, tmp_path / "out", targets=(_TARGET,), export="slicer")
     assert names_in(study.folder) == {*_ALWAYS, "slicer"}

@@ -19,6 +19,12 @@ def test_the_usual_set_is_volumes_scene_dicom_and_report() -> None:
     assert choose_writers(USUAL_EXPORT) == _USUAL
 
 
+def test_scans_from_dicom_get_report_and_outlines_for_the_pacs_unless_something_was_asked_for() -> None:
+    assert set(choose_writers("usual", dicom=True)) == {*_USUAL, "structured_report", "presentation_state"}
+    assert choose_writers("usual,dicom", dicom=True)[-1] == "report"
+    assert choose_writers("nifti,dicom", dicom=True) == choose_writers("nifti,dicom")
+
+
 def test_groups_commas_and_repeats_come_to_each_writer_once_with_the_report_last() -> None:
     chosen = choose_writers("report,nifti, dicom,segmentation,nifti")
     assert chosen == ("nifti", "dicom_series", "parametric_map", "segmentation", "report")

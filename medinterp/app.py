@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from medinterp.attribution.by_name import division_without_path
-from medinterp.catalogue import find_bundle, versions
+from medinterp.catalogue import choose_writers, find_bundle, versions
 from medinterp.export.fusion_section import fusion_lines
-from medinterp.export.results import RunFacts, write_study
+from medinterp.export.results import RunFacts, load_writers, write_study
 from medinterp.options import RunOptions
 from medinterp.pipeline import Pipeline
 from medinterp.preparation import (
@@ -102,9 +102,12 @@ def run(
     device = check_device(chosen.device)
     if chosen.bundle is not None:
         find_bundle(chosen.bundle)  # what is misspelled is said before anything is read
+    writers = load_writers(choose_writers(chosen.export, dicom=True))  # and so is a package that one needs
     on_step(StepInfo("read", 0, len(named)))
     scans = read_inputs(named, chosen)
     on_step(StepInfo("read", len(named), len(named)))
+    dicom = any(scan.provenance.source.kind == "dicom" for scan in scans.values())
+    writers = {name: writers[name] for name in choose_writers(chosen.export, dicom=dicom)}
     folder = choose_bundle(chosen, scans)
     pipeline = build_pipeline(folder, chosen, device)
     explanations = build_explanations(chosen)
@@ -123,9 +126,7 @@ def run(
         )
     seconds = {"load": loaded, **result.seconds}
     facts = _facts(folder.name, pipeline, chosen, seconds)
-    on_step(StepInfo("export", 0, 1))
-    written = write_study(result, facts, place, exports=chosen.exports, overwrite=chosen.overwrite, on_step=on_step)
-    on_step(StepInfo("export", 1, 1))
+    written = write_study(result, facts, place, writers=writers, overwrite=chosen.overwrite, on_step=on_step)
     return Study(written, result, facts, time.perf_counter() - begun)
 
 

@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from medinterp import __version__
-from medinterp.errors import BundleError
+from medinterp.errors import BundleError, ConfigError
 from medinterp.registry import GROUPS, names
-
-EXPORTS = ("nifti", "dicom", "slicer", "report")
-"""Kinds of files that a study folder can hold."""
 
 _INSTALLED = Path(__file__).parent / "_bundles"
 _CHECKOUT = Path(__file__).parent.parent / "pipelines"
 DEFAULT_BUNDLE = "mri_denoise"
+_DICOM = ("dicom_series", "parametric_map", "segmentation")
+EXPORT_GROUPS = {
+    "usual": ("nifti", *_DICOM, "slicer", "report"),
+    "dicom": _DICOM,
+    "pacs": (*_DICOM, "structured_report", "secondary_capture", "presentation_state", "overlay_planes"),
+}
+USUAL_EXPORT = "usual"
+_USUAL_OF_DICOM = ("structured_report", "presentation_state")  # a study with a patient and images to lie over
 _REPORTED = ("torch", "monai", "captum", "nibabel", "pydicom", "highdicom", "SimpleITK", "numpy")
 
 
@@ -70,6 +75,27 @@ def bundle_metadata(folder: Path) -> dict[str, Any]:
     return found
 
 
+def choose_writers(export: str, *, dicom: bool = False) -> tuple[str, ...]:
+    """Return the names of the writers that a user asked for, each once, the report last.
+
+    Args:
+        export: writers and groups of writers, joined by commas.
+        dicom: a scan came from DICOM; the usual set then holds a structured report and presentation states, too.
+
+    Raises:
+        ConfigError: a word is neither a writer nor a group.
+    """
+    known = names("writers")
+    chosen: list[str] = []
+    for word in (part.strip() for part in export.split(",")):
+        if word not in EXPORT_GROUPS and word not in known:
+            groups = ", ".join(f"{group} ({', '.join(members)})" for group, members in EXPORT_GROUPS.items())
+            raise ConfigError(f"no export '{word}': choose of {', '.join(known)}, or a group of them: {groups}")
+        chosen += EXPORT_GROUPS.get(word, (word,))
+        chosen += _USUAL_OF_DICOM if dicom and word == USUAL_EXPORT else ()
+    return tuple(sorted(dict.fromkeys(chosen), key=lambda name: name == "report"))
+
+
 def versions() -> dict[str, str]:
     """Return the versions of medinterp, Python and the packages that shape results."""
     found = {"medinterp": __version__, "python": platform.python_version()}
@@ -82,15 +108,22 @@ def catalogue() -> dict[str, Any]:
         name: {"task": about.get("task", ""), "version": about.get("version", "")}
         for name, about in ((name, bundle_metadata(folder)) for name, folder in bundle_folders().items())
     }
-    listed = {group: list(names(group)) for group in GROUPS}
-    return {"versions": versions(), "bundles": bundles, **listed, "exports": list(EXPORTS)}
+    groups = {name: list(members) for name, members in EXPORT_GROUPS.items()}
+    return {
+        "versions": versions(),
+        "bundles": bundles,
+        **{group: list(names(group)) for group in GROUPS},
+        "export_groups": groups,
+    }
 
 
 def describe(found: dict[str, Any]) -> str:
     """Return the catalogue as text for people."""
     lines = ["medinterp " + found["versions"]["medinterp"] + " - for research use only, not for diagnosis", ""]
     lines += ["bundles"] + [f"  {name:<24}{about['task']}" for name, about in found["bundles"].items()]
-    for group in (*GROUPS, "exports"):
+    for group in GROUPS:
         lines += ["", group, "  " + ", ".join(found[group])]
+    lines += ["", "groups of writers"]
+    lines += [f"  {name:<24}{', '.join(members)}" for name, members in found["export_groups"].items()]
     lines += ["", "versions", "  " + ", ".join(f"{name} {version}" for name, version in found["versions"].items())]
     return "\n".join(lines)

@@ -150,7 +150,11 @@ class Writing(Replacing):
     """What is written."""
 
     export: Annotated[
-        str | None, typer.Option(help="Any of nifti,dicom,slicer,report, a comma between. [default: all of them]")
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="nifti, slicer, dicom, report, ... ('medinterp info' lists all), a comma between. [default: usual]",
+        ),
     ] = None
 
 

@@ -15,7 +15,8 @@ from medinterp.catalogue import versions
 from medinterp.errors import InputError, UnitMismatch
 from medinterp.export.overlay import Clusters, search_clusters
 from medinterp.export.record import write_dataset_description, write_run_json
-from medinterp.export.study import StudyFolder, expected_bytes
+from medinterp.export.room import expected_bytes
+from medinterp.export.study import StudyFolder
 from medinterp.io.nifti import write_nifti
 from medinterp.volume import Step, Volume
 

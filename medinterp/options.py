@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from medinterp.catalogue import EXPORTS
+from medinterp.catalogue import USUAL_EXPORT, choose_writers
 from medinterp.errors import ConfigError
 
 CERTIFICATES = ("basic", "full")
@@ -47,8 +47,8 @@ class RunOptions:
         seed: of every random number.
         device: torch device.
         max_memory_gb: memory the computation may take; the default is three quarters of what is free.
-        export: what the study folder holds beside ``run.json`` and the tables, a comma between: "nifti", "dicom",
-            "slicer", "report"; by default all of them.
+        export: what the study folder holds beside ``run.json`` and the tables: names of writers and groups of them, a
+            comma between, such as "nifti,report"; ``medinterp info`` lists them.
         overwrite: replace an existing study folder.
         dry_run: only plan (the command line's; ``run`` ignores it).
         whole: denoise the whole volume; without it only the targets are explained, each on the crop that matters.
@@ -80,7 +80,7 @@ class RunOptions:
     seed: int = 0
     device: str = "cpu"
     max_memory_gb: float | None = None
-    export: str = ",".join(EXPORTS)
+    export: str = USUAL_EXPORT
     overwrite: bool = False
     dry_run: bool = False
     whole: bool = True
@@ -89,8 +89,7 @@ class RunOptions:
         _require_word("certificate", self.certificate, CERTIFICATES)
         _require_word("sampler", self.sampler, SAMPLERS)
         _require_word("registration", self.register, REGISTRATIONS)
-        for word in self.exports:
-            _require_word("export", word, EXPORTS)
+        choose_writers(self.export)  # what is misspelled is said before anything is read
         if self.register_masks and self.register is None:
             raise ConfigError("a register-mask without a registration: ask for --register rigid or affine")
         _require_number("steps", self.steps, least=1)
@@ -105,11 +104,6 @@ class RunOptions:
         memory = self.max_memory_gb
         if memory is not None and not (math.isfinite(memory) and memory > 0):
             raise ConfigError(f"max-memory {memory}: expected a positive number of GB")
-
-    @property
-    def exports(self) -> tuple[str, ...]:
-        """What the study folder holds, word by word."""
-        return tuple(word.strip() for word in self.export.split(","))
 
 
 def _require_word(what: str, word: str | None, known: tuple[str, ...]) -> None:

@@ -1,21 +1,35 @@
-"""What a Result becomes on disk: the study folder, written as a whole."""
+"""What a Result becomes on disk: the study folder, written as a whole by the writers that were chosen."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from medinterp.export.drawn import Drawn, draw_maps, write_cluster_table, write_region_table
-from medinterp.export.fusion_files import fusion_volumes, write_fused_dicom, write_fused_images
-from medinterp.export.input_files import write_dicom, write_slicer_scene, write_volumes
+from medinterp import registry
+from medinterp.export.contents import StudyContents, Writer
+from medinterp.export.drawn import draw_maps, write_cluster_table, write_region_table
+from medinterp.export.fusion_files import fusion_volumes, write_transforms
 from medinterp.export.record import write_dataset_description, write_run_json
 from medinterp.export.report import write_report
-from medinterp.export.run_record import RunFacts, run_record
+from medinterp.export.room import expected_bytes
+from medinterp.export.run_record import RunFacts
 from medinterp.export.sections import report_context
-from medinterp.export.study import StudyFolder, expected_bytes
+from medinterp.export.study import StudyFolder
 from medinterp.progress import OnStep, StepInfo, ignore
 from medinterp.results import Result
 
-__all__ = ["RunFacts", "write_study"]
+__all__ = ["RunFacts", "load_writers", "write_html_report", "write_study"]
+
+_COMPRESSING = ("nifti", "nrrd", "slicer")  # needs no interpreter, so it runs beside DICOM headers, which need it all
+_REPORT = "report"
+
+
+def load_writers(names: Collection[str]) -> dict[str, Writer]:
+    """Return writers by their registered names, in this order.
+
+    Raises:
+        PluginError: there is no such writer, or it needs a package that is not installed.
+    """
+    return {name: registry.load("writers", name) for name in names}
 
 
 def write_study(
@@ -23,66 +37,69 @@ def write_study(
     facts: RunFacts,
     folder: Path,
     *,
-    exports: Collection[str],
+    writers: Mapping[str, Writer],
     overwrite: bool,
     on_step: OnStep = ignore,
 ) -> Path:
     """Write what a run found into one folder, which appears only when it is complete.
 
     Args:
-        result: of the run.
-        facts: about the run.
-        folder: to make.
-        exports: which kinds of files: "nifti", "dicom", "slicer", "report". The run's record and the tables are always
-            written.
-        overwrite: replace a folder that is there.
-        on_step: progress callback.
+        result: what the run found.
+        facts: what else the record says.
+        folder: where to.
+        writers: those that write, by name; tables, transforms and records are always written.
+        overwrite: replace a study that is there.
+        on_step: told of every writer.
 
     Raises:
         OutputError: the folder exists, or cannot be written.
     """
-    drawn = list(draw_maps(result))
-    fused = 0 if result.fusion is None else sum(v.voxels.size for _, v, _, _ in fusion_volumes(result, result.fusion))
-    room = expected_bytes(
-        sum(one.scan.voxels.size for one in result.inputs.values()),
-        sum(
-            v.voxels.size
-            for e in result.explanations
-            for group in (e.maps, *e.repeats.values())
-            for v in group.values()
-        )
-        + fused,
-    )
-    stages = len(result.inputs) + 1
-    with StudyFolder(folder, overwrite=overwrite, expected_bytes=room) as study:
-        notes: list[str] = []
-        with ThreadPoolExecutor(max_workers=1) as beside:  # compressing needs no interpreter, DICOM headers need it all
-            images = []
-            for number, name in enumerate(result.inputs):
-                on_step(StepInfo("export", number, stages, name))
-                own = [d for d in drawn if d.input_name == name]
-                images.append(beside.submit(_write_images, name, result, own, study.path, exports))
-                if "dicom" in exports:
-                    notes += write_dicom(name, result.inputs[name], own, study.path / "dicom")
-            if result.fusion is not None:
-                images.append(beside.submit(write_fused_images, result, result.fusion, study.path, exports))
-                notes += write_fused_dicom(result, study.path / "dicom") if "dicom" in exports else []
-            on_step(StepInfo("export", stages - 1, stages, "report"))
-            record = run_record(result, facts, notes)
-            if "report" in exports:
-                write_report(report_context(result, facts, drawn, record, notes), study.path / "report.html")
-            for image in images:
-                image.result()
-        write_cluster_table(drawn, study.path / "clusters.tsv")
-        write_region_table(drawn, study.path / "regions.tsv")
+    contents = StudyContents(result, facts, tuple(draw_maps(result)))
+    with StudyFolder(folder, overwrite=overwrite, expected_bytes=_room(result, writers)) as study:
+        _run_writers(writers, contents, study.path, on_step)
+        write_cluster_table(contents.drawn, study.path / "clusters.tsv")
+        write_region_table(contents.drawn, study.path / "regions.tsv")
+        if result.fusion is not None:
+            write_transforms(result, result.fusion, study.path / "transforms")
         write_dataset_description(study.path, version=facts.versions["medinterp"])
-        write_run_json(study.path, record)
-    on_step(StepInfo("export", stages, stages))
+        write_run_json(study.path, contents.record())
+    on_step(StepInfo("export", len(writers), len(writers)))
     return folder
 
 
-def _write_images(name: str, result: Result, drawn: list[Drawn], folder: Path, exports: Collection[str]) -> None:
-    """Write the volumes and the scene of one input, as far as they are wanted."""
-    written = write_volumes(name, result, drawn, folder / "nifti") if "nifti" in exports else {}
-    if "slicer" in exports:
-        write_slicer_scene(name, result.inputs[name], drawn, folder / "slicer", written)
+def write_html_report(contents: StudyContents, folder: Path) -> list[str]:
+    """Write everything as one page; it lists the notes of the writers before it."""
+    context = report_context(contents.result, contents.facts, contents.drawn, contents.record(), contents.notes)
+    write_report(context, folder / "report.html")
+    return []
+
+
+def _run_writers(writers: Mapping[str, Writer], contents: StudyContents, folder: Path, on_step: OnStep) -> None:
+    """Run the writers, those that compress beside the others, and the report when their notes are known."""
+    beside = [writer for name, writer in writers.items() if name in _COMPRESSING]
+    order = [name for name in writers if name not in (*_COMPRESSING, _REPORT)]
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        compressed = pool.submit(lambda: [note for writer in beside for note in writer(contents, folder)])
+        notes: list[str] = []
+        for number, name in enumerate(order):
+            on_step(StepInfo("export", number, len(writers), name))
+            notes += writers[name](contents, folder)
+        on_step(StepInfo("export", len(order), len(writers)))
+        notes = [*compressed.result(), *notes]
+    contents.notes.extend(dict.fromkeys(notes))  # what DICOM cannot tell, each of its writers says
+    if _REPORT in writers:
+        on_step(StepInfo("export", len(writers) - 1, len(writers), _REPORT))
+        contents.notes.extend(writers[_REPORT](contents, folder))
+
+
+def _room(result: Result, writers: Collection[str]) -> int:
+    """Return how many bytes the study may take."""
+    scans = sum(one.scan.voxels.size for one in result.inputs.values())
+    maps = sum(
+        volume.voxels.size
+        for explained in result.explanations
+        for group in (explained.maps, *explained.repeats.values())
+        for volume in group.values()
+    )
+    fused = [] if result.fusion is None else [v.voxels.size for _, v, _, _ in fusion_volumes(result, result.fusion)]
+    return expected_bytes(scans, maps + sum(fused), writers)

@@ -22,8 +22,6 @@ logger = logging.getLogger(__name__)
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
 _SPARE = 1.05  # file systems and headers take a little more than the voxels
-_BYTES_PER_INPUT_VOXEL = 18  # denoised, removed and sigma as float32, a DICOM series of 16 bits, the scene's copy
-_BYTES_PER_MAP_VOXEL = 22  # float32 as NIfTI, Parametric Map, scene and packed scene; DICOM series and labels
 
 
 class StudyFolder:
@@ -169,16 +167,6 @@ class StudyFolder:
                 "another folder"
             )
         return OutputError(f"{self.destination} could not be written: {error.strerror}; nothing was left behind")
-
-
-def expected_bytes(input_voxels: int, map_voxels: int) -> int:
-    """Estimate the size of a study from above, uncompressed.
-
-    Args:
-        input_voxels: voxels of all scans together.
-        map_voxels: voxels of all maps together.
-    """
-    return _BYTES_PER_INPUT_VOXEL * input_voxels + _BYTES_PER_MAP_VOXEL * map_voxels
 
 
 def _sibling(destination: Path, purpose: str) -> Path:

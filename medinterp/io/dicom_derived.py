@@ -2,7 +2,7 @@
 
 import datetime
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +78,28 @@ def write_dicom_series(
         InputError: several channels, or HU beyond 16 bits.
         UnsupportedSeries: the grid cannot be told in DICOM (see `template_headers`).
     """
+    images = derived_images(
+        volume, template, description=description, series_number=series_number, instance_uid_root=instance_uid_root,
+        headers=headers, whole_hu=whole_hu,
+    )  # fmt: skip
+    return write_images((image for _, image in images), folder)
+
+
+def derived_images(
+    volume: Volume,
+    template: Volume,
+    *,
+    description: str,
+    series_number: int,
+    instance_uid_root: str | None = None,
+    headers: Sequence[Dataset] | None = None,
+    whole_hu: bool = True,
+) -> Iterator[tuple[int, Dataset]]:
+    """Yield the slice index K and the image of every slice of a derived series, in ascending order along row x column.
+
+    Arguments and errors are those of ``write_dicom_series``. Add elements, and never write into the value of one: the
+    images of a series share them.
+    """
     template.require_same_grid(volume, "the volume to be written as DICOM")
     if volume.voxels.shape[0] != 1:
         raise InputError(f"a volume of {volume.voxels.shape[0]} channels: a DICOM series holds one; pick a channel")
@@ -85,16 +107,22 @@ def write_dicom_series(
     order = dicom_template.planes(template.grid).order
     stored = _to_integers(volume, plain=whole_hu and volume.unit == "HU")
     shared = _series_attributes(volume, stored, description, series_number, instance_uid_root)
-    encoder = SeriesEncoder()
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{number:04d}.dcm" for number in range(1, len(order) + 1)]
-    for number, (k, path) in enumerate(zip(order, paths, strict=True), start=1):
+    for number, k in enumerate(order, start=1):
         image = _image(slices[k], shared)
         entropy = () if instance_uid_root is None else (instance_uid_root, description, str(number))
         image.SOPInstanceUID = dicom_words.new_uid(*entropy)
         image.InstanceNumber = number
         image.add_new("PixelData", "OW", stored.pixels[k].astype(stored.pixels.dtype.newbyteorder("<")).tobytes())
-        path.write_bytes(encoder.encode(image))
+        yield k, image
+
+
+def write_images(images: Iterable[Dataset], folder: Path) -> tuple[Path, ...]:
+    """Write the images of one series as 0001.dcm onwards; the folder is made when the first image is there."""
+    encoder, paths = SeriesEncoder(), []
+    for number, image in enumerate(images, start=1):
+        folder.mkdir(parents=True, exist_ok=True)
+        paths.append(folder / f"{number:04d}.dcm")
+        paths[-1].write_bytes(encoder.encode(image))
     return tuple(paths)
 
 

@@ -44,6 +44,13 @@ OPTIONAL = (
     "LossyImageCompressionRatio",
     "LossyImageCompressionMethod",
 )
+_OF_IMAGES = {
+    "PositionReferenceIndicator",
+    "BodyPartExamined",
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+}
 # What the classic MR and CT image modules ask for; used by derived series only.
 _ACQUISITION = (
     "PatientPosition",
@@ -137,6 +144,14 @@ def template_headers(template: Volume) -> tuple[Dataset, ...]:
     return tuple(
         _header(contexts[id(scan)], frame, planes_of_all, plan.positions[k]) for k, (scan, frame) in enumerate(slices)
     )
+
+
+def set_patient_and_study(dataset: Dataset, header: Dataset) -> None:
+    """Give an object that shows no image the patient and study of a scan: what the image modules add stays away."""
+    for keyword in (*REQUIRED, *OPTIONAL):
+        dataset.pop(keyword, None)
+        if keyword in header and keyword not in _OF_IMAGES:
+            dataset[keyword] = header[keyword]
 
 
 def grid_of(headers: Sequence[Dataset]) -> Grid:

@@ -18,6 +18,7 @@ _UNITS = {
     "1": ("1", "UCUM", "no units"),
     "%": ("%", "UCUM", "Percent"),
     "mm": ("mm", "UCUM", "mm"),
+    "mm3": ("mm3", "UCUM", "cubic millimeter"),
 }
 
 
@@ -36,9 +37,12 @@ def software_version() -> str:
 
 
 def research_description(description: str, scale: str = "") -> str:
-    """Return a series description of at most 64 characters that ends in the scale and 'research use only'."""
+    """Return a series description that ends in the scale and 'research use only'.
+
+    DICOM allows 64 characters; 64 bytes of UTF-8 is what validators and databases that count bytes allow, too.
+    """
     suffix = f"{scale} ({RESEARCH})"
-    return description[: 64 - len(suffix)].rstrip() + suffix
+    return description.encode()[: 64 - len(suffix.encode())].decode(errors="ignore").rstrip() + suffix
 
 
 def unit_code(unit: str) -> tuple[str, str, str]:

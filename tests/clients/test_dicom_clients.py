@@ -10,15 +10,22 @@ import pydicom
 import pytest
 import SimpleITK
 
+from medinterp.export.fused_colour import painter
+from medinterp.export.overlay import make_overlay
 from medinterp.io.dicom_derived import write_dicom_series
+from medinterp.io.dicom_overlay_planes import write_overlay_planes
 from medinterp.io.dicom_pm import write_parametric_map
+from medinterp.io.dicom_pr import write_presentation_state
+from medinterp.io.dicom_sc import write_secondary_capture
 from medinterp.io.dicom_seg import write_segmentation
+from medinterp.io.dicom_sr import Reading, ReadingGroup, write_measurement_report
 from medinterp.io.dicom_template import template_headers
 from medinterp.io.nifti import write_nifti
 from medinterp.io.nrrd import write_seg_nrrd
 from medinterp.volume import Segmentation, Volume
 from tests.clients.scans import SCANS, impulse, make_scan, map_on, one_voxel_clusters, world_of
 
+LONG = "Größe " * 11  # cut to what fits, counted in bytes too
 AT, OTHER = (9, 4, 6), (3, 8, 2)
 WORLD_TOLERANCE_MM = 1e-3  # what a micrometre-true export must keep; decimal strings hold 1e-9
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -36,25 +43,53 @@ def box_clusters(scan: Volume) -> Segmentation:
     return Segmentation(labels, scan.grid, clusters.segments)
 
 
+def readings_on(scan: Volume) -> list[ReadingGroup]:
+    x, y, z = (float(v) for v in scan.grid.to_world(list(AT)))
+    sigma = Reading("Noise standard deviation", 1e-7, scan.unit, above=1e-8, below=1e-9)
+    odd = Reading("saliency", 1e9 / 3, f"{scan.unit}/mm")
+    return [
+        ReadingGroup("noise", (sigma,), (("Noise model", "rician"),), method="wavelet"),
+        ReadingGroup("mean", (odd, Reading("Volume", 1.5, "mm3")), (("Certificate", "failed"),), at_mm=(x, y, z)),
+    ]
+
+
 def write_object(kind: str, scan: Volume, folder: Path) -> list[Path]:
     if kind == "denoised":
         return list(write_dicom_series(scan, scan, folder, description="Denoised", series_number=1001))
     if kind == "saliency":
         return list(write_dicom_series(saliency_of(scan), scan, folder, description="Saliency", series_number=1002))
+    if kind == "planes":
+        return list(write_overlay_planes(box_clusters(scan), scan, folder, description=LONG, series_number=1003))[1:]
     headers = template_headers(scan)
+    if kind == "sr":
+        return [write_measurement_report(readings_on(scan), headers, folder / "sr.dcm", description=f"Found {LONG}")]
+    if kind == "sc":
+        overlay = make_overlay(scan, saliency_of(scan), name="saliency", description="Saliency", signed=True)
+        return list(write_secondary_capture(painter(overlay), headers, folder, description=f"Colour {LONG}"))
+    if kind == "pr":
+        path = folder / "pr.dcm"
+        return [
+            write_presentation_state(box_clusters(scan), scan, headers, path, description=f"Outlines {LONG}", note=LONG)
+        ]
     if kind == "pm":
-        path, described = folder / "pm.dcm", {"quantity": "saliency", "description": "Saliency"}
+        path, described = folder / "pm.dcm", {"quantity": "saliency", "description": LONG}
         return [write_parametric_map(saliency_of(scan), headers, path, **described)]
-    return [write_segmentation(box_clusters(scan), headers, folder / "seg.dcm", description="Clusters")]
+    return [write_segmentation(box_clusters(scan), headers, folder / "seg.dcm", description=LONG)]
 
 
-@pytest.mark.parametrize("kind", ["denoised", "saliency", "pm", "seg"])
-@pytest.mark.parametrize("name", SCANS)
+KINDS = [(name, kind) for name in SCANS for kind in ("denoised", "saliency", "pm", "seg", "sr", "sc", "planes", "pr")]
+
+
+@pytest.mark.parametrize(("name", "kind"), [pair for pair in KINDS if pair[1] != "pr" or "nifti" not in pair[0]])
 def test_dciodvfy_reports_no_error(name: str, kind: str, tmp_path: Path, run_client: Callable[..., str]) -> None:
     for path in write_object(kind, make_scan(name), tmp_path)[:2]:
         said = run_client("dciodvfy", path)
         assert "Error" not in said, said
-        assert any(word in said for word in ("MRImage", "CTImage", "ParametricMap", "Segmentation")), said
+        assert any(
+            word in said
+            for word in ("MRImage", "CTImage", "ParametricMap", "Segmentation", "Comprehensive3DSR", "SCImage",
+                         "GrayscaleSoftcopyPresentationState")
+        ), said  # fmt: skip
 
 
 def test_dciodvfy_control_an_object_without_its_frame_of_reference_is_an_error(

@@ -157,5 +157,5 @@ def test_a_study_holds_what_was_asked_for_and_always_its_record(tmp_path: Path, 
 
 
 def test_an_unknown_export_is_refused_before_the_work(tmp_path: Path) -> None:
-    with pytest.raises(medinterp.errors.ConfigError, match="no export 'jpeg': choose nifti, dicom, slicer or report"):
+    with pytest.raises(medinterp.errors.ConfigError, match=r"no export 'jpeg': choose of .*nifti"):
         medinterp.run(tmp_path / "never_read.nii.gz", tmp_path / "out", export="nifti,jpeg")

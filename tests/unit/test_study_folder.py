@@ -18,7 +18,8 @@ from medinterp.errors import ConfigError, OutputError
 from medinterp.export import study as study_module
 from medinterp.export.names import bids_name, input_name, stem_and_suffix
 from medinterp.export.record import manifest, write_dataset_description, write_run_json
-from medinterp.export.study import StudyFolder, expected_bytes
+from medinterp.export.room import expected_bytes
+from medinterp.export.study import StudyFolder
 
 PARTIAL = "PARTIAL"
 NO_PROCESS = 2**22 + 1  # above the largest process number Linux gives

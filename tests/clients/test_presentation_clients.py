@@ -1,5 +1,6 @@
 """DCMTK draws our overlay planes, and reads our presentation states over the scan's own images."""
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from tests.clients.scans import one_voxel_clusters
 
 PEAK, TROUGH = (4, 1, 2), (1, 4, 3)
 NOTE = "Saliency of the mean"
-DRAWN = 255  # what DCMTK gives a pixel of a graphic overlay; the brightest of the image stays below
+DRAWN = 255  # what DCMTK gives a pixel of a graphic overlay
 RunClient = Callable[..., str]
 
 
@@ -78,7 +79,9 @@ def test_the_first_plane_is_the_positive_clusters_and_the_second_the_negative(
     k = (PEAK, TROUGH)[label - 1][2]
     path = planes_of(scanned, tmp_path / "planes")[k]
     bare, drawn = rendered(path, run_client, "-O"), rendered(path, run_client, "+O", plane)
-    np.testing.assert_array_equal(drawn != bare, (scanned.clusters.labels[:, :, k].T == label) & (bare != DRAWN))
+    labels = scanned.clusters.labels[:, :, k].T
+    inside = labels == label
+    np.testing.assert_array_equal(drawn != bare, inside & (bare != DRAWN))
 
 
 def test_control_planes_of_type_region_black_out_the_anatomy(
@@ -113,7 +116,7 @@ def outlined(said: str, layer: str, shape: tuple[int, int]) -> np.ndarray:
     inside = np.zeros(shape, dtype=bool)
     for line in re.findall(r"coordinates: (.*)", part):
         corners = [tuple(map(int, pair)) for pair in re.findall(r"(\d+)\\(\d+)", line)]
-        for (x, y), (other, end) in zip(corners, corners[1:], strict=False):
+        for (x, y), (other, end) in itertools.pairwise(corners):
             if x == other:
                 inside[min(y, end) : max(y, end), x:] ^= True
     return inside

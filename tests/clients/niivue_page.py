@@ -129,10 +129,10 @@ class NiivuePage:
         self._page.set_default_timeout(TIMEOUT_MS)
         self._page.on("pageerror", lambda error: self.errors.append(str(error)))
         self._page.goto(f"http://127.0.0.1:{self._server.server_port}/")
-        volumes = [{"url": self._serve(base), "colormap": "gray"},
-                   {"url": self._serve(map_), "colormap": "medinterp", "cal_min": -limit, "cal_max": limit}]  # fmt: skip
+        signed = {"colormap": "medinterp", "cal_min": -limit, "cal_max": limit}
+        volumes = [{"url": self._serve(base), "colormap": "gray"}, {"url": self._serve(map_), **signed}]
         shapes = [{"url": self._serve(mesh)} for mesh in meshes]
-        look = {"isNearestInterpolation": True, "crosshairColor": [0, 1, 0, 1], **options}
+        look = {"isNearestInterpolation": True, "multiplanarShowRender": 0, "crosshairColor": [0, 1, 0, 1], **options}
         self._page.evaluate(_OPEN, [volumes, shapes, signed_table(), look])
 
     def jump(self, mm: Sequence[float], *, crosshair: int = 0) -> None:

@@ -17,7 +17,7 @@ from tests.clients.scans import impulse, make_scan, map_on
 
 PEAK, TROUGH, LIMIT = (8, 4, 5), (3, 8, 2), 1e-3
 NAMES = ("oblique_mr", "nifti_reversed", "nifti_ct")
-# Outlines are cut at whole pixels, and a line of one pixel stands on one side or the other of its place.
+# The outline of the voxel and the two edges of the line are each cut at whole pixels.
 PIXELS = 1.5
 
 
@@ -62,6 +62,11 @@ def tiles(page: NiivuePage) -> list[tuple[slice, slice]]:
     return [(slice(top, top + height), slice(left, left + width)) for left, top, width, height in whole]
 
 
+def middle_of_line(counts: np.ndarray) -> float:
+    """Return the middle of the rows, or columns, that a line several pixels wide runs along."""
+    return float(np.flatnonzero(counts > 0.8 * counts.max()).mean())
+
+
 def distances(page: NiivuePage, at: np.ndarray, sign: int) -> list[float]:
     """Return for each view how many pixels the middle of the colour lies from where the crosshair's lines meet.
 
@@ -76,7 +81,7 @@ def distances(page: NiivuePage, at: np.ndarray, sign: int) -> list[float]:
     for tile in tiles(page):
         inside = np.argwhere(coloured(bare[tile], sign))
         assert len(inside) > 0, "nothing is coloured"
-        meet = np.array([lines[tile].sum(axis=1).argmax(), lines[tile].sum(axis=0).argmax()])
+        meet = [middle_of_line(lines[tile].sum(axis=axis)) for axis in (1, 0)]
         found.append(float(np.linalg.norm(inside.mean(axis=0) - meet)))
     return found
 

@@ -46,8 +46,9 @@ def niivue(study: Path) -> None:
     peak = [float(first[f"peak_{axis}_mm"]) for axis in "xyz"]
     limit = float(nibabel.load(map_).header["cal_max"])
     with NiivuePage(width=1000, height=800) as page:
-        page.open(base, map_, limit, [mesh], multiplanarShowRender=1, isColorbar=True)
-        page.jump(peak, crosshair=1)
+        # Meshes in the 3D view alone: over slices they would hide the map.
+        page.open(base, map_, limit, [mesh], multiplanarShowRender=1, meshThicknessOn2D=0, isColorbar=True)
+        page.jump(peak, crosshair=0.4)
         Image.fromarray(page.picture()).save(IMAGES / "niivue.png", optimize=True)
 
 

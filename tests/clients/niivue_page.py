@@ -135,8 +135,8 @@ class NiivuePage:
         look = {"isNearestInterpolation": True, "multiplanarShowRender": 0, "crosshairColor": [0, 1, 0, 1], **options}
         self._page.evaluate(_OPEN, [volumes, shapes, signed_table(), look])
 
-    def jump(self, mm: Sequence[float], *, crosshair: int = 0) -> None:
-        """Move the crosshair to a place in RAS mm; its lines are so many pixels wide."""
+    def jump(self, mm: Sequence[float], *, crosshair: float = 0) -> None:
+        """Move the crosshair to a place in RAS mm; its lines are so many voxels wide."""
         self._page.evaluate(_JUMP, [[float(value) for value in mm], crosshair])
 
     def picture(self) -> np.ndarray:

@@ -7,8 +7,10 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "run": "medinterp.app",
+    "features": "medinterp.feature_study",
     "plan": "medinterp.planning",
     "RunOptions": "medinterp.options",
+    "FeatureOptions": "medinterp.feature_options",
     "read": "medinterp.io",
     "inspect": "medinterp.io",
     "Volume": "medinterp.volume",

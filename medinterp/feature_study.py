@@ -206,6 +206,11 @@ def _notes(look: Look, rows: tuple[Mapping[str, Any], ...]) -> tuple[str, ...]:
         notes.append(
             f"computed within {look.options.margin_mm:g} mm of the target; zero elsewhere in the scan's volumes"
         )
+    notes += [
+        f"channel {row['channel']}: plain noise excites it no less, so the denoiser keeps nothing that does"
+        for row in rows
+        if look.options.kind == "stimulus" and row["activation"] <= row["activation_of_noise"]
+    ]
     return tuple(notes)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from medinterp.export.canvas import Colours, Legend, Picture, Tile, Window, draw, grey
-from medinterp.export.mosaic import display_window, symmetric_window, unit_words
+from medinterp.export.mosaic import display_window, unit_words
 from medinterp.export.names import bids_name, stem_and_suffix
 from medinterp.export.overlay import colour_limit
 from medinterp.export.record import write_dataset_description, write_run_json
@@ -23,6 +23,7 @@ from medinterp.volume import Volume
 STIMULUS = "stimulus-not-anatomy"
 """Begins the name of every file that shows what no scan holds."""
 _COLUMNS = 4
+_STIMULUS_PX = 360
 
 
 def write_features(result: FeatureResult, facts: RunFacts, folder: Path, *, overwrite: bool) -> Path:
@@ -158,9 +159,10 @@ def _stimulus_picture(result: FeatureResult) -> Picture:
     tiles = []
     for one in result.maps:
         volume = one.on_block
-        plane, window = own_plane(volume.grid), symmetric_window(volume)
+        plane, window = own_plane(volume.grid), Window(float(volume.voxels.min()), float(volume.voxels.max()))
         image = plane.cut(volume.voxels[0], volume.grid.shape[plane.normal] // 2)
-        tiles.append(Tile(image, window, plane.pixel_mm, ("", "", "", ""), f"{one.title}"))
+        tiles.append(Tile(image, window, plane.pixel_mm, ("", "", "", ""), one.title))
     rows = [tiles[n : n + _COLUMNS] for n in range(0, len(tiles), _COLUMNS)]
-    legend = Legend("stimulus, not anatomy: each on its own scale", grey(Window(-1, 1)))
-    return draw(rows, [legend], f"Stimuli, not anatomy, of the block {result.block}")
+    legend = Legend("stimulus, not anatomy: each from its least (0) to its largest value (1)", grey(Window(0, 1)))
+    alt = f"Stimuli, not anatomy, of the block {result.block}"
+    return draw(rows, [legend], alt, width_px=_STIMULUS_PX * len(rows[0]))

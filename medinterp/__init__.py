@@ -17,7 +17,7 @@ _PUBLIC = {
     "Step": "medinterp.volume",
     "Grid": "medinterp.volume",
     "load_pipeline": "medinterp.bundle",
-    "find_bundle": "medinterp.bundle",
+    "find_bundle": "medinterp.catalogue",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -118,7 +118,9 @@ def picture(result: FeatureResult) -> Picture:
     rows = [tiles[n : n + _COLUMNS] for n in range(0, len(tiles), _COLUMNS)]
     signed = any(one.signed for one in result.maps)
     words = "each map on its own scale: warm above zero, cool below" if signed else "each map on its own scale"
-    colours = Colours(tables.diverging(), Window(-1, 1)) if signed else Colours(tables.sequential(), Window(0, 1))
+    colours = (
+        Colours(tables.diverging(), Window(-1.0, 1.0)) if signed else Colours(tables.sequential(), Window(0.0, 1.0))
+    )
     legends = (Legend(f"scan, {unit_words(scan.unit)}", grey(window)), Legend(f"{result.kind}, {words}", colours))
     alt = f"{result.kind} of the block {result.block}: {', '.join(one.title for one in result.maps)}, in one slice"
     return draw(rows, legends, alt)
@@ -163,6 +165,6 @@ def _stimulus_picture(result: FeatureResult) -> Picture:
         image = plane.cut(volume.voxels[0], volume.grid.shape[plane.normal] // 2)
         tiles.append(Tile(image, window, plane.pixel_mm, ("", "", "", ""), one.title))
     rows = [tiles[n : n + _COLUMNS] for n in range(0, len(tiles), _COLUMNS)]
-    legend = Legend("stimulus, not anatomy: each from its least (0) to its largest value (1)", grey(Window(0, 1)))
+    legend = Legend("stimulus, not anatomy: each from its least (0) to its largest value (1)", grey(Window(0.0, 1.0)))
     alt = f"Stimuli, not anatomy, of the block {result.block}"
     return draw(rows, [legend], alt, width_px=_STIMULUS_PX * len(rows[0]))

@@ -79,7 +79,7 @@ def test_it_reads_what_the_exhaustive_function_reads(network, scan):
 
 def test_nothing_after_the_block_is_computed(network, scan):
     ran = []
-    handle = network.head.register_forward_hook(lambda *_: ran.append("head"))
+    handle = network.head.register_forward_pre_hook(lambda *_: ran.append("head"))
     opened = reader(network, scan, radius=receptive_radius(network))
     opened.choose("body.down.0")
     ran.clear()

@@ -16,7 +16,10 @@ from medinterp import __version__
 from medinterp.cli_options import (
     Computing,
     Explaining,
+    Featuring,
     Fusing,
+    Measuring,
+    Modelling,
     Reading,
     Replacing,
     Sampling,
@@ -28,6 +31,7 @@ from medinterp.cli_options import (
 from medinterp.cli_process import EXIT_INTERRUPTED, INTERRUPTED, heavy_import
 from medinterp.cli_progress import shown_progress
 from medinterp.errors import ConfigError, InputError, MedinterpError
+from medinterp.feature_options import FeatureOptions
 from medinterp.options import RunOptions
 
 DISCLAIMER = "For research use only. Not for diagnosis."
@@ -152,6 +156,39 @@ def explain(
             raise ConfigError("explain needs at least one --target, such as sphere:10,-20,35,5 or a mask file")
         options = chosen_options(explaining, reading, computing, writing, whole=False)
         _run(_parse_inputs([path]), output, showing, options)
+
+
+@app.command()
+@with_option_groups
+def features(
+    path: OnePath,
+    featuring: Featuring,
+    measuring: Measuring,
+    reading: Reading,
+    modelling: Modelling,
+    replacing: Replacing,
+    showing: Showing,
+    output: Output = "",
+    blocks: Annotated[bool, typer.Option("--list-blocks", help="Print the network's blocks and stop.")] = False,
+) -> None:
+    """Look inside the network: a block's activations and their components, concepts, or what excites a channel."""
+    with _errors(debug=showing.debug):
+        options = RunOptions(
+            **chosen_options(measuring, reading, modelling, replacing, targets=tuple(measuring.targets or ()))
+        )
+        asked = FeatureOptions(**chosen_options(featuring))
+        if not blocks:
+            _require_output(output)
+        with heavy_import():
+            from medinterp.feature_study import features as find_features
+            from medinterp.feature_study import list_blocks
+
+        if blocks:
+            typer.echo(list_blocks(path, options=options))
+            return
+        with shown_progress(showing.progress) as on_step:
+            study = find_features(path, output, options=options, asked=asked, on_step=on_step)
+        typer.echo(study.summary())
 
 
 @app.command()

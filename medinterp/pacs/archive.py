@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from medinterp.errors import ObjectRefused
 from medinterp.pacs.servers import Server
@@ -39,6 +39,7 @@ class StoredObject:
     modality: str = ""
 
 
+@runtime_checkable
 class Archive(Protocol):
     """An open connection to an archive; the methods raise ``Unreachable``, ``AccessDenied`` or ``ObjectRefused``."""
 

@@ -98,7 +98,8 @@ def _matching(
             )
         if not one.get(UNIQUE[level]):
             raise TransferError(f"the archive found something and does not return its {UNIQUE[level]}")
-        if all(matches(keyword, wanted, one[keyword]) for keyword, wanted in own.items()):
+        asked = {**own, **{keyword: uid for keyword, uid in parents.items() if one.get(keyword)}}
+        if all(matches(keyword, wanted, one[keyword]) for keyword, wanted in asked.items()):
             yield one
         else:
             dropped += 1

@@ -1,7 +1,7 @@
-"""Sends a study to a real Orthanc and fetches it back, in a network namespace of their own; prints a JSON report.
+"""Sends a study to a real Orthanc and fetches it back, in a network namespace of their own; writes a JSON report.
 
-Orthanc 1.10 listens on every address whatever it is told, so it runs only where no other machine can reach it. Called by
-test_orthanc.py as ``unshare -rn python orthanc_namespace.py STUDY WORK``.
+Orthanc 1.10 listens on every address whatever it is told, so it runs only where no other machine can reach it.
+Called by test_orthanc.py as ``unshare -rn python orthanc_namespace.py STUDY WORK UID``.
 """
 
 import fcntl
@@ -114,9 +114,8 @@ def main() -> None:
     get = find_server(f"dicom://ORTHANC@127.0.0.1:{DICOM}")
     move = replace(get, retrieve="move", listen=("127.0.0.1", OURS))
     ways = {"wado": web, "get": get, "move": move}
-    print(
-        json.dumps({name: round_trip(name, to, ways, study, work, uid) for name, to in (("web", web), ("dimse", get))})
-    )
+    found = {name: round_trip(name, to, ways, study, work, uid) for name, to in (("web", web), ("dimse", get))}
+    sys.stdout.write(json.dumps(found))
 
 
 if __name__ == "__main__":

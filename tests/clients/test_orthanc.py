@@ -38,7 +38,7 @@ def objects_in(folder: Path) -> dict[str, Dataset]:
 
 @pytest.fixture(scope="module", params=["axial_ct", "oblique_mr"])
 def trip(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
-    """Write one study of every kind of object and let it go to Orthanc and back; give the work folder and the report."""
+    """Let a study of every kind of object go to Orthanc and back; give the work folder and the report."""
     require_orthanc()
     work = tmp_path_factory.mktemp("orthanc")
     for kind in KINDS:

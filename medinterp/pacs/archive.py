@@ -8,8 +8,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, runtime_checkable
 
-from medinterp.errors import ObjectRefused
+from medinterp.errors import ObjectRefused, Unreachable
 from medinterp.pacs.servers import Server
+
+GIVE_UP_AFTER = 3  # objects in a row without an answer: then it is not the objects
 
 
 class Level(str, Enum):
@@ -86,6 +88,15 @@ def holds(archive: Archive, wanted: StoredObject) -> bool:
     """Whether an archive has an object; False if it answers no queries, for then sending again is the safe choice."""
     keys = {"StudyInstanceUID": wanted.study_uid, "SeriesInstanceUID": wanted.series_uid}
     return wanted.sop_uid in (_sop_uids(archive, {**keys, "SOPInstanceUID": wanted.sop_uid}) or ())
+
+
+def answers(archive: Archive, wanted: StoredObject) -> bool:
+    """Whether an archive is there at all: an object that breaks every connection must not keep back the others."""
+    try:
+        holds(archive, wanted)
+    except Unreachable:
+        return False
+    return True
 
 
 def _sop_uids(archive: Archive, keys: Mapping[str, str]) -> frozenset[str] | None:

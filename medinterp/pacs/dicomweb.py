@@ -22,6 +22,7 @@ Answer = TypeVar("Answer")
 
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 _DENIED = {401, 403, 407}
+_OUT_OF_RESOURCES = 0xA7
 _PAGE = 1000
 
 
@@ -193,6 +194,8 @@ def _answer_of(response: requests.Response) -> Dataset:
 
 def _outcome(answer: Dataset) -> str:
     if "FailedSOPSequence" in answer:
+        if any(item.get("FailureReason", 0) >> 8 == _OUT_OF_RESOURCES for item in answer.FailedSOPSequence):
+            raise Unreachable("the archive is out of resources (storing)")
         raise ObjectRefused(f"the archive failed to store it{_reasons(answer)}")
     stored = answer.get("ReferencedSOPSequence") or []
     remarks = [f"{item.WarningReason:04X}" for item in stored if "WarningReason" in item]

@@ -20,7 +20,7 @@ from medinterp.errors import (
     Unreachable,
 )
 from medinterp.export.record import manifest, sha256, write_json
-from medinterp.pacs.archive import Archive, StoredObject, connect
+from medinterp.pacs.archive import GIVE_UP_AFTER, Archive, StoredObject, answers, connect
 from medinterp.pacs.backoff import Backoff
 from medinterp.pacs.finding import find_objects
 from medinterp.pacs.journal import Journal
@@ -139,6 +139,7 @@ class _Fetcher:
     on_step: OnStep
     folder: Path
     report: FetchReport
+    unanswered: int = 0
 
     def fetch(self, objects: tuple[StoredObject, ...]) -> FetchReport:
         """Fetch what is missing; on an error that ends it, report what was done and what was not."""
@@ -164,14 +165,22 @@ class _Fetcher:
         coming = path.with_suffix(".coming")
         try:
             self.backoff.run(lambda attempt: self._attempt(one, coming, attempt))
-        except ObjectRefused as error:
-            logger.warning("object %s does not come: %s", key, error)
+        except (ObjectRefused, Unreachable) as error:
             coming.unlink(missing_ok=True)
+            self._require_answers(one, error)
+            logger.warning("object %s does not come: %s", key, error)
             self.report.refused[key] = str(error)
             return
+        self.unanswered = 0
         os.replace(coming, path)
         self.journal.write(key, sha256=sha256(path))
         self.report.fetched += 1
+
+    def _require_answers(self, one: StoredObject, error: TransferError) -> None:
+        """Raise the error again if it is the archive's trouble and not this object's."""
+        self.unanswered = self.unanswered + 1 if isinstance(error, Unreachable) else 0
+        if self.unanswered and (self.unanswered >= GIVE_UP_AFTER or not answers(self.archive, one)):
+            raise error
 
     def _attempt(self, one: StoredObject, coming: Path, attempt: int) -> None:
         if attempt > 1:

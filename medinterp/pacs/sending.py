@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from medinterp.errors import AccessDenied, ConfigError, ObjectRefused, TransferError, Unreachable
-from medinterp.pacs.archive import Archive, connect, held, holds
+from medinterp.pacs.archive import GIVE_UP_AFTER, Archive, answers, connect, held, holds
 from medinterp.pacs.backoff import Backoff
 from medinterp.pacs.journal import Journal
 from medinterp.pacs.quiet import quiet
@@ -102,6 +102,7 @@ class _Sender:
     backoff: Backoff
     on_step: OnStep
     report: SendReport = field(default_factory=SendReport)
+    unanswered: int = 0
 
     def send(self, objects: tuple[LocalObject, ...]) -> SendReport:
         """Send what is missing; on an error that ends it, report what was done and what was not."""
@@ -137,15 +138,23 @@ class _Sender:
             return
         try:
             remark = self.backoff.run(lambda attempt: self._attempt(one, attempt))
-        except ObjectRefused as error:
+        except (ObjectRefused, Unreachable) as error:
+            self._require_answers(one, error)
             logger.warning("object %s is refused: %s", key, error)
             self.report.refused[one.name] = str(error)
             self.journal.write(key, state="refused", sha256=one.sha256)
             return
+        self.unanswered = 0
         self.journal.write(key, state="sent", sha256=one.sha256)
         self.report.sent.append(one.name)
         if remark:
             self.report.notes.append(f"{one.name}: {remark}")
+
+    def _require_answers(self, one: LocalObject, error: TransferError) -> None:
+        """Raise the error again if it is the archive's trouble and not this object's."""
+        self.unanswered = self.unanswered + 1 if isinstance(error, Unreachable) else 0
+        if self.unanswered and (self.unanswered >= GIVE_UP_AFTER or not answers(self.archive, one.identifiers)):
+            raise error
 
     def _attempt(self, one: LocalObject, attempt: int) -> str:
         if attempt > 1:

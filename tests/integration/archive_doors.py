@@ -21,6 +21,7 @@ from tests.integration.archive_double import ArchiveDouble
 TOO_SLOW_S = 1.5  # what the client waits where the archive is slow
 _SLOW_S = 4.0
 _REFUSED = 0xC123
+_TITLE = "DOUBLE"
 
 
 @contextmanager
@@ -88,6 +89,9 @@ class _DicomWebHandler(BaseHTTPRequestHandler):
 
     def _may(self) -> bool:
         self.archive.headers_seen.append(self.headers.get("Authorization", ""))
+        if self.archive.redirects_to:
+            self._answer(307, Location=self.archive.redirects_to)
+            return False
         if self.archive.denies:
             self._answer(401)
         return not self.archive.denies
@@ -159,10 +163,10 @@ class _DicomWebHandler(BaseHTTPRequestHandler):
 
 @contextmanager
 def dimse_door(
-    archive: ArchiveDouble, *, title: str = "DOUBLE", move_to: tuple[str, int] | None = None
+    archive: ArchiveDouble, tls: ssl.SSLContext | None = None, *, move_to: tuple[str, int] | None = None
 ) -> Iterator[str]:
     """Serve an archive over DIMSE; give the address. C-MOVE sends to ``move_to``."""
-    ae = AE(title)
+    ae = AE(_TITLE)
     ae.require_called_aet = True
     for context in AllStoragePresentationContexts:
         ae.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES, scu_role=True, scp_role=True)
@@ -171,9 +175,9 @@ def dimse_door(
     doing = _DimseHandlers(archive, move_to)
     handlers = [(evt.EVT_C_STORE, doing.store), (evt.EVT_C_FIND, doing.find), (evt.EVT_C_GET, doing.get)]
     handlers.append((evt.EVT_C_MOVE, doing.move))
-    server: Any = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    server: Any = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers, ssl_context=tls)
     try:
-        yield f"dicom://{title}@127.0.0.1:{server.socket.getsockname()[1]}"
+        yield f"{'dicoms' if tls else 'dicom'}://{_TITLE}@127.0.0.1:{server.socket.getsockname()[1]}"
     finally:
         server.shutdown()
 

@@ -23,6 +23,7 @@ class ArchiveDouble:
         answers_queries: whether it can be searched.
         ignores_filters: whether it returns everything, whatever was asked.
         denies: whether it wants other credentials.
+        redirects_to: address to which it sends every request on.
         lists: whether it lists what it has stored.
         sends_instead: SOP Instance UIDs for which it gives another object.
     """
@@ -32,6 +33,7 @@ class ArchiveDouble:
     answers_queries: bool = True
     ignores_filters: bool = False
     denies: bool = False
+    redirects_to: str = ""
     lists: bool = True
     sends_instead: dict[str, str] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)

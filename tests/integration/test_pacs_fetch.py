@@ -18,7 +18,7 @@ pytest.importorskip("dicomweb_client", reason="the extra 'pacs' is not installed
 pytest.importorskip("pynetdicom", reason="the extra 'pacs' is not installed")
 
 from medinterp import io
-from medinterp.errors import InputError, OutputError, TransferError, Unreachable
+from medinterp.errors import InputError, OutputError, TransferError
 from medinterp.pacs.attributes import parse_filters
 from medinterp.pacs.backoff import Backoff
 from medinterp.pacs.fetching import FetchReport, fetch
@@ -135,14 +135,19 @@ def test_a_refused_object_keeps_the_folder_away_until_it_comes(tmp_path: Path, d
 
 
 @both_doors
-def test_an_archive_that_stays_away_ends_it_and_a_later_run_completes_it(tmp_path: Path, door: str) -> None:
-    archive, out = filled(tmp_path, faults=["", ""] + ["drop"] * QUICK.attempts), tmp_path / "out"
+@pytest.mark.parametrize(("objects", "outcome"), [(1, (5, 1, 0)), (3, (2, 2, 2))])
+def test_objects_that_break_every_connection_end_it_when_they_are_three_in_a_row(
+    tmp_path: Path, door: str, objects: int, outcome: tuple[int, int, int]
+) -> None:
+    archive, out = filled(tmp_path, faults=["", ""] + ["drop"] * QUICK.attempts * objects), tmp_path / "out"
     with server_of(archive, door) as server:
         report = fetch(server, WHOLE_STUDY, out, backoff=QUICK)
-        assert (report.fetched, report.missing) == (2, 4)
-        with pytest.raises(Unreachable):
+        assert (report.fetched, len(report.refused), report.missing) == outcome
+        assert not out.exists()
+        with pytest.raises(TransferError):
             report.raise_unless_complete()
         fetch(server, WHOLE_STUDY, out, backoff=QUICK).raise_unless_complete()
+    assert set(archive.retrieved.values()) == {1}, "an object came twice"
     assert_same(out, archive, uids_of(1, 2))
 
 

@@ -105,15 +105,36 @@ def test_one_refused_object_is_named_and_the_others_arrive(study: Path, door: st
 
 
 @both_doors
-def test_an_archive_that_stays_away_ends_it_and_a_later_run_completes_it(study: Path, door: str) -> None:
+def test_an_object_that_breaks_every_connection_does_not_keep_back_the_others(study: Path, door: str) -> None:
     archive = ArchiveDouble(faults=["", ""] + ["drop"] * QUICK.attempts)
     report = send(study, archive, door)
-    assert (len(report.sent), len(report.waiting)) == (2, 4)
+    assert (len(report.sent), list(report.refused)) == (5, ["dicom/004.dcm"])
+    assert send(study, archive, door).sent == ["dicom/004.dcm"]
+    assert_holds_exactly(archive, study)
+
+
+@both_doors
+def test_an_archive_that_breaks_off_again_and_again_ends_it_and_a_later_run_completes_it(
+    study: Path, door: str
+) -> None:
+    archive = ArchiveDouble(faults=["", ""] + ["drop"] * QUICK.attempts * 3)
+    report = send(study, archive, door)
+    assert (len(report.sent), len(report.refused), len(report.waiting)) == (2, 2, 2)
     with pytest.raises(Unreachable):
         report.raise_unless_complete()
     later = send(study, archive, door)
     assert (len(later.already_there), len(later.sent)) == (2, 4)
     assert_holds_exactly(archive, study)
+
+
+@both_doors
+def test_an_archive_that_is_away_ends_it_before_anything_is_sent(study: Path, door: str) -> None:
+    with server_of(ArchiveDouble(), door) as server:
+        pass
+    report = send_study(study, server, backoff=QUICK)
+    assert len(report.waiting) == 6
+    with pytest.raises(Unreachable):
+        report.raise_unless_complete()
 
 
 @both_doors

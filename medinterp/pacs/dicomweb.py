@@ -193,8 +193,8 @@ def _answer_of(response: requests.Response) -> Dataset:
 
 
 def _outcome(answer: Dataset) -> str:
-    if "FailedSOPSequence" in answer:
-        if any(item.get("FailureReason", 0) >> 8 == _OUT_OF_RESOURCES for item in answer.FailedSOPSequence):
+    if failed := answer.get("FailedSOPSequence"):  # Orthanc sends an empty one when all went well
+        if any(item.get("FailureReason", 0) >> 8 == _OUT_OF_RESOURCES for item in failed):
             raise Unreachable("the archive is out of resources (storing)")
         raise ObjectRefused(f"the archive failed to store it{_reasons(answer)}")
     stored = answer.get("ReferencedSOPSequence") or []

@@ -24,13 +24,12 @@ from medinterp.pacs.servers import Server
 
 # Study Root Query/Retrieve Information Models, PS3.4 table C.6.2-1.
 _FIND, _MOVE, _GET = (UID(f"1.2.840.10008.5.1.4.1.2.2.{number}") for number in (1, 2, 3))
-# Offered one context each, so that the archive can send what it has as it is; the first two share one.
-_PLAIN = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
-_PACKED = (
-    "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51",
-    "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81",
-    "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202",
-    "1.2.840.10008.1.2.4.203",
+# Offered one context each, so that the archive sends what it has as it is; an acceptor takes one syntax a context.
+_SYNTAXES = (
+    "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5",
+    "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70",
+    "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91",
+    "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203",
 )  # fmt: skip
 _PERMANENT = 1
 _TITLE_NOT_KNOWN = {3: "our application entity title (calling_aet)", 7: "the archive's application entity title"}
@@ -101,15 +100,14 @@ class Dimse:
 
     def _get(self, wanted: StoredObject) -> None:
         sop_class = self._class_of(wanted)
-        contexts = [build_context(_GET), build_context(sop_class, list(_PLAIN))]
-        contexts += [build_context(sop_class, syntax) for syntax in _PACKED]
+        contexts = [build_context(_GET), *(build_context(sop_class, syntax) for syntax in _SYNTAXES)]
         association = self._open(("get", sop_class), contexts, [build_role(sop_class, scp_role=True)])
         for status, _ in association.send_c_get(_identifier(wanted), _GET):
             raise_unless_success(status, "retrieving", self._server.host, partly=self._receiver.failed)
 
     def _move(self, wanted: StoredObject) -> None:
         sop_class = self._class_of(wanted)
-        with listening(self._server, self._receiver, sop_class, (*_PLAIN, *_PACKED), self._tls(server_side=True)):
+        with listening(self._server, self._receiver, sop_class, _SYNTAXES, self._tls(server_side=True)):
             association = self._open(("move",), [build_context(_MOVE)])
             for status, _ in association.send_c_move(_identifier(wanted), self._server.calling_aet, _MOVE):
                 raise_unless_success(status, "retrieving", self._server.host, partly=self._receiver.failed)

@@ -6,6 +6,7 @@ from medinterp.errors import AccessDenied, ObjectRefused, Unreachable
 
 _PENDING = {0xFF00, 0xFF01}
 _STORED_WITH_REMARK = {0xB000, 0xB006, 0xB007}
+_SUB_OPERATIONS_FAILED = {0xB000, 0xA702}
 _NOT_AUTHORISED = 0x0124
 
 
@@ -40,7 +41,7 @@ def raise_unless_success(status: Dataset, what: str, host: str, *, partly: bool 
         status: of the answer; empty when the connection is gone or the time is up.
         what: was asked, for the message.
         host: of the archive.
-        partly: whether failed sub-operations are told by someone else.
+        partly: whether somebody else knows why sub-operations failed, and says so.
 
     Raises:
         Unreachable: no answer, or the archive is out of resources for now.
@@ -53,7 +54,7 @@ def raise_unless_success(status: Dataset, what: str, host: str, *, partly: bool 
     if "Status" not in status:
         raise Unreachable(f"the connection to {host} failed ({what})")
     code = int(status.Status)
-    if code in _PENDING or (code == 0xB000 and partly):
+    if code in _PENDING or (partly and code in _SUB_OPERATIONS_FAILED):
         return
     _raise_for(code, what, host)
 

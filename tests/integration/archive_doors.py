@@ -118,7 +118,7 @@ class _DicomWebHandler(BaseHTTPRequestHandler):
         if fault == "drop_after":
             self._hang_up()
             return
-        answer.ReferencedSOPSequence = [item]
+        answer.ReferencedSOPSequence, answer.FailedSOPSequence = [item], []  # empty, as Orthanc has it
         self._answer(200, answer.to_json().encode())
 
     def do_GET(self) -> None:

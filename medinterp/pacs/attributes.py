@@ -76,5 +76,5 @@ def matches(keyword: str, wanted: str, found: str) -> bool:
         return any(value and first <= value <= (last or "9") for value in values)
     if keyword == "PatientName":
         wanted, values = wanted.rstrip("^= ").casefold(), [value.rstrip("^= ").casefold() for value in values]
-    parts = (".*" if c == "*" else "." if c == "?" else re.escape(c) for c in wanted)
-    return any(re.fullmatch("".join(parts), value, re.DOTALL) for value in values)
+    pattern = "".join(".*" if c == "*" else "." if c == "?" else re.escape(c) for c in wanted)
+    return any(re.fullmatch(pattern, value, re.DOTALL) for value in values)

@@ -38,6 +38,18 @@ class _Bearer(requests.auth.AuthBase):
         return request
 
 
+class _OwnAuthority(requests.adapters.HTTPAdapter):
+    """Trust one file of authorities; set on a session, REQUESTS_CA_BUNDLE would take its place."""
+
+    def __init__(self, ca_file: str) -> None:
+        super().__init__()
+        self._ca_file = ca_file
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
+        """Send a request; the certificate is checked against that file."""
+        return super().send(request, **{**options, "verify": self._ca_file})
+
+
 class DicomWeb:
     """A DICOMweb service, with the certificates, credentials and time limit of its entry.
 
@@ -144,7 +156,7 @@ def _session(server: Server) -> requests.Session:
     session.headers["Accept"] = "application/dicom+json"
     session.hooks["response"].append(_require_whole)
     if server.tls.ca_file:
-        session.verify = server.tls.ca_file
+        session.mount("https://", _OwnAuthority(server.tls.ca_file))
     if server.tls.certificate:
         session.cert = (server.tls.certificate, server.tls.key) if server.tls.key else server.tls.certificate
     return session

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_TALKATIVE = ("dicomweb_client", "pynetdicom", "urllib3", "requests", "pydicom")
+_TALKATIVE = ("dicomweb_client", "pynetdicom", "urllib3", "requests", "retrying", "pydicom")
 
 
 @contextmanager

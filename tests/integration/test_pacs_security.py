@@ -70,6 +70,15 @@ def test_an_archive_with_a_trusted_certificate_gets_the_study(
     assert len(archive.stored) == 1
 
 
+def test_an_authority_that_is_named_for_the_archive_comes_before_one_of_the_environment(
+    study: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(study / "run.json"))
+    archive = ArchiveDouble()
+    report = send(study, archive, "dicomweb", server_context(certificate), Tls(ca_file=str(certificate)))
+    report.raise_unless_complete()
+
+
 @pytest.mark.parametrize("door", DOORS)
 def test_an_archive_whose_certificate_is_not_trusted_gets_nothing(study: Path, certificate: Path, door: str) -> None:
     archive = ArchiveDouble()

@@ -68,6 +68,7 @@ def main() -> None:
                 [name, f"{seconds:.1f}", f"{took:.1f}", f"{seconds / took - 1:+.0%}", f"{peak:.2f}", f"{held:.2f}",
                  f"{peak / held - 1:+.0%}"]
             )  # fmt: skip
+            print(rows[-1], flush=True)
     head_row = ["command", "s, planned", "s, measured", "", "GB, planned", "GB, measured", ""]
     text = "\n".join(
         [

@@ -13,7 +13,7 @@ from medinterp.attribution import Attribution, Target, WeightedSum
 from medinterp.certification import RepeatMaps, certify_fully
 from medinterp.denoisers.base import Denoiser
 from medinterp.errors import ConfigError
-from medinterp.explanation import Case, Explanation, Kept
+from medinterp.explanation import Case, Evaluations, Explanation, Kept
 from medinterp.fusion.joining import Joining
 from medinterp.progress import OnStep, StepInfo, ignore
 from medinterp.results import ExplanationResult, FusionResult, InputResult
@@ -28,15 +28,13 @@ class ImagePath:
         denoiser: the prior.
         sample: denoiser, image and noise level to image.
         radius: voxels around an output voxel that can influence it; None when all of them can.
-        single: whether the prior is evaluated once.
-        random: whether the image is drawn, so that a crop's would be another.
+        evaluations: of the prior.
     """
 
     denoiser: Denoiser
     sample: Callable[[Denoiser, Tensor, Tensor], Tensor]
     radius: int | None
-    single: bool
-    random: bool
+    evaluations: Evaluations
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +98,7 @@ class Explaining:
 
     @property
     def _random(self) -> bool:
-        return any(path.random for path in self.paths.values())
+        return any(path.evaluations.random for path in self.paths.values())
 
     def _question(self, explanation: Explanation) -> _Question:
         first, reference = next(iter(self.results.items()))
@@ -117,10 +115,10 @@ class Explaining:
         method = explanation.attributor(self.results[name].scan, question.regions[name], self.seed)
         case = Case(
             method, explanation.measure, name, self.images[name], self.sigmas[name], question.targets[name],
-            path.denoiser, path.radius, path.sample, self.seed, single=path.single,
+            path.denoiser, path.radius, path.sample, self.seed, path.evaluations,
         )  # fmt: skip
         halo = explanation.halo
-        return case, case.usual_halo() if halo is None and not path.random else halo
+        return case, case.usual_halo() if halo is None and not path.evaluations.random else halo
 
     def _explain(
         self,

@@ -1,6 +1,7 @@
 """One measurement to explain: the region, the method, and the checks that make its certificate."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -22,14 +23,16 @@ from medinterp.attribution import (
     explain_region,
 )
 from medinterp.attribution.capabilities import capabilities
-from medinterp.attribution.crop import Gradients, crop_box, crop_method, exact_box
+from medinterp.attribution.crop import Gradients, crop_box, crop_method, exact_box, reference_box
 from medinterp.attribution.measures import Mean, Measure
 from medinterp.attribution.result import Forward, Kind
 from medinterp.denoisers.base import Denoiser
+from medinterp.denoisers.focus import Triple
 from medinterp.denoisers.footprint import gradient_bytes
 from medinterp.denoisers.network import STRIDE, BiasFreeUNet
 from medinterp.denoisers.weights import PretrainedDenoiser
 from medinterp.errors import DeviceError, MethodNotValid
+from medinterp.sampling.checkpoints import one_checkpoint_a_step
 from medinterp.volume import Region, Volume
 
 PROOF_HALO = 8
@@ -74,6 +77,26 @@ class Explanation:
 
 
 @dataclass(frozen=True)
+class Evaluations:
+    """How often the prior is evaluated on the way to an image.
+
+    Args:
+        count: one after another.
+        a_step: of them in one step of the sampler.
+        random: whether the image is drawn, so that a crop's would be another.
+    """
+
+    count: int = 1
+    a_step: int = 1
+    random: bool = False
+
+    @property
+    def single(self) -> bool:
+        """Whether the image is the prior's one answer."""
+        return self.count == 1 and not self.random
+
+
+@dataclass(frozen=True)
 class OneInput:
     """The very path that made one denoised image, as a function of inputs and noise levels.
 
@@ -115,18 +138,23 @@ class Case:
     radius: int | None
     sample: Callable[[Denoiser, Tensor, Tensor], Tensor]
     seed: int
-    single: bool = False
+    evaluations: Evaluations = Evaluations()
 
     def forward(self, denoiser: Denoiser) -> Forward:
         """Return the very forward that made the image, with the given denoiser, as the measure looks at it."""
-        return self.measure.view(OneInput(self.name, denoiser, self.sample, self.single))
+        return self.measure.view(OneInput(self.name, denoiser, self.sample, self.evaluations.single))
 
     def usual_halo(self) -> int | None:
         """Return the context that is taken when none is asked for: all of it, but little for methods over regions.
 
         They evaluate the network hundreds of times.
         """
-        return PROOF_HALO if hasattr(self.attributor, "crop") else None
+        return PROOF_HALO if self.by_regions else None
+
+    @property
+    def by_regions(self) -> bool:
+        """Whether the method is one over regions."""
+        return hasattr(self.attributor, "crop")
 
     def crop(self, halo: int | None) -> Box:
         """Return the part of the scan that an explanation with this halo computes on; None for all that matters."""
@@ -134,23 +162,45 @@ class Case:
         exact = exact_box(self.attributor, self.target, shape, self.measure.radius(self.radius), self.stride)
         return exact if halo is None else crop_box(self.target.support(), halo, self.stride, shape).clipped(exact)
 
+    def reference(self, halo: int | None) -> Box:
+        """Return the largest crop that an explanation with this halo is made on: the one its error is measured on."""
+        crop = self.crop(halo)
+        if halo is None or self.by_regions or crop == self.crop(None):
+            return crop
+        radius = self.measure.radius(self.radius)
+        options = CropOptions(stride=self.stride)
+        return reference_box(self.target, halo, self.crop(None), self._shape(), radius, options)
+
     @property
     def network(self) -> BiasFreeUNet | None:
-        """Our network, where one evaluation of it is all that makes the image; else None."""
+        """Our network, where nothing else makes the image, and nothing is drawn; else None."""
         network = self.denoiser.network if isinstance(self.denoiser, PretrainedDenoiser) else None
-        return network if self.single and isinstance(network, BiasFreeUNet) else None
+        return network if not self.evaluations.random and isinstance(network, BiasFreeUNet) else None
+
+    @property
+    def plain(self) -> bool:
+        """Whether the method takes gradients of the model as it is, so that a sampler may keep a checkpoint a step."""
+        declared = capabilities(self.attributor)
+        return declared is not None and declared.rule == "gradient"
+
+    def looked_at(self, crop: Box) -> tuple[Triple, Triple] | None:
+        """Return the part of a crop that the prior's last answer is asked for; None for all of it."""
+        if not self.evaluations.single:  # an evaluation in between is needed farther than the measurement
+            return None
+        seen = self.target.support().relative_to(crop)
+        return seen.start, seen.stop
 
     def gradient_bytes(self, halo: int | None) -> int | None:
         """Return the memory that the method's gradient takes on that crop; None where it is not known or none is taken.
 
-        Known for one evaluation of our own network.
+        Known for our own network.
         """
         declared = capabilities(self.attributor)
         if self.network is None or declared is None or not declared.cost.backward:
             return None
-        crop, seen = self.crop(halo), self.target.support()
-        box = seen.relative_to(crop)
-        return int(declared.cost.memory * gradient_bytes(self.network, crop.shape, (box.start, box.stop)))
+        crop = self.reference(halo)
+        held = self.evaluations.a_step if self.plain else self.evaluations.count
+        return int(declared.cost.memory * gradient_bytes(self.network, crop.shape, self.looked_at(crop), held))
 
     def require_memory(self, halo: int | None, limit: int | None) -> None:
         """Refuse what would take more memory than there is, before the work.
@@ -185,16 +235,17 @@ class Case:
             denoiser: stands in for the case's own in a check.
             gradients: kept of this measurement by this very denoiser on this very image.
         """
-        return explain_region(
-            self.attributor,
-            self.forward(self.denoiser if denoiser is None else denoiser),
-            {self.name: self.image},
-            {self.name: self.sigma},
-            self.target,
-            radius=self.measure.radius(self.radius),
-            halo=halo,
-            options=CropOptions(stride=self.stride, gradients=gradients),
-        )
+        with one_checkpoint_a_step() if self.plain and not self.evaluations.single else nullcontext():
+            return explain_region(
+                self.attributor,
+                self.forward(self.denoiser if denoiser is None else denoiser),
+                {self.name: self.image},
+                {self.name: self.sigma},
+                self.target,
+                radius=self.measure.radius(self.radius),
+                halo=halo,
+                options=CropOptions(stride=self.stride, gradients=gradients),
+            )
 
     @property
     def stride(self) -> int:

@@ -14,7 +14,7 @@ from medinterp.denoisers.base import Denoiser
 from medinterp.denoisers.tiled import BYTES_PER_VOXEL, Tiled, choose_tile
 from medinterp.errors import ConfigError
 from medinterp.explaining import Explaining, ImagePath, require_no_halo
-from medinterp.explanation import Case, Explanation
+from medinterp.explanation import Case, Evaluations, Explanation
 from medinterp.fusing import plan_fusing
 from medinterp.fusion.fusers import Fuser
 from medinterp.fusion.joining import Joining
@@ -263,9 +263,9 @@ class Pipeline:
         def sample(denoiser: Denoiser, image: Tensor, sigma: Tensor) -> Tensor:
             return replace(self, denoiser=denoiser).denoise(image, sigma, seed=seed)
 
-        random = self.sampler.stochastic
-        single = self.sampler.evaluations(self.steps) == 1 and not random
-        return ImagePath(self.denoiser, sample, self.radius, single, random)
+        count = self.sampler.evaluations(self.steps)
+        evaluations = Evaluations(count, -(-count // self.steps), self.sampler.stochastic)
+        return ImagePath(self.denoiser, sample, self.radius, evaluations)
 
 
 class _Clock:

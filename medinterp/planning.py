@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from medinterp.assessment.full import CheckOptions
+from medinterp.attribution import Box
 from medinterp.attribution.capabilities import Cost, capabilities
 from medinterp.certification import full_effort
 from medinterp.denoisers.footprint import gradient_numbers
@@ -189,12 +190,14 @@ def _explaining(
 def _mapping(case: Case, halo: int | None, cost: Cost, rates: "_Rates", *, again: bool) -> PlannedWork:
     """Return what a map and its basic certificate take; ``again``: all of it was found for another method."""
     needed, seconds = case.gradient_bytes(halo), None
+    forward, backward = _usual(cost)
     if case.network is not None:
-        numbers = _numbers(case.network, case, halo) + CERTIFICATE * _numbers(case.network, case, PROOF_HALO)
-        if halo is not None and not hasattr(case.attributor, "crop"):  # its error is measured by a second map
-            numbers += _numbers(case.network, case, halo + case.stride)
-        seconds = 0.0 if again else rates.seconds(*_usual(cost), numbers)
-    return PlannedWork(case.crop(halo).shape, *_usual(cost), None if needed is None else needed / 1e9, seconds)
+        numbers = float(_numbers(case.network, case, case.crop(halo)))
+        numbers += CERTIFICATE * _numbers(case.network, case, case.crop(PROOF_HALO))
+        if case.reference(halo) != case.crop(halo):  # the error of a smaller halo is measured by a second map
+            numbers += _numbers(case.network, case, case.reference(halo))
+        seconds = 0.0 if again else rates.seconds(*_times(case, forward, backward), numbers)
+    return PlannedWork(case.crop(halo).shape, forward, backward, None if needed is None else needed / 1e9, seconds)
 
 
 def _checking(case: Case, options: CheckOptions, rates: "_Rates") -> PlannedWork:
@@ -208,8 +211,15 @@ def _checking(case: Case, options: CheckOptions, rates: "_Rates") -> PlannedWork
     batch = options.curves.batch * math.prod(box.shape) * BYTES_PER_VOXEL
     kept = 8 * case.image.numel()  # mean and spread of the repeats, on the scan's own grid
     peak_gb = (max(near.gradient_bytes(None) or 0, batch) + kept) / 1e9
-    numbers = float(_numbers(case.network, near, None))
-    return PlannedWork(box.shape, forward, backward, peak_gb, rates.seconds(forward, backward, numbers))
+    numbers = float(_numbers(case.network, near, near.crop(None)))
+    seconds = rates.seconds(*_times(case, forward, backward), numbers)
+    return PlannedWork(box.shape, forward, backward, peak_gb, seconds)
+
+
+def _times(case: Case, forward: int, backward: int) -> tuple[int, int]:
+    """Return how often the prior is evaluated and differentiated for so many images and gradients of them."""
+    again = backward if case.plain and not case.evaluations.single else 0  # with a checkpoint a step
+    return (forward + again) * case.evaluations.count, backward * case.evaluations.count
 
 
 def _usual(cost: Cost) -> tuple[int, int]:
@@ -246,10 +256,8 @@ class _Rates:
         return (forward * self.forward + backward * self.backward) * numbers
 
 
-def _numbers(network: BiasFreeUNet, case: Case, halo: int | None) -> int:
-    crop = case.crop(halo)
-    box = case.target.support().relative_to(crop)
-    return gradient_numbers(network, crop.shape, (box.start, box.stop))
+def _numbers(network: BiasFreeUNet, case: Case, crop: Box) -> int:
+    return gradient_numbers(network, crop.shape, case.looked_at(crop))
 
 
 def _crops(shape: _Shape, tile: _Shape | None, pipeline: Pipeline) -> list[list[int]]:

@@ -135,8 +135,7 @@ def visual_information(modality: Image3D, fused: Image3D, scales: int = 3) -> fl
     for scale in range(scales):
         if min(modality.shape) < 8:
             break
-        mean, other, spread, spread_other, shared = _moments(modality, fused, width=1.2)
-        del mean, other
+        _, _, spread, spread_other, shared = _moments(modality, fused, width=1.2)
         gain = shared / (spread + 1e-10)
         gain = np.where(gain < 0, 0.0, gain)
         rest = np.maximum(spread_other - gain * shared, 1e-10)

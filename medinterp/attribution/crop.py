@@ -15,16 +15,18 @@ Gradients = dict[Box, Attribution]
 """The gradients of one measurement of one model on one scan, by the crop they were found on."""
 
 
+_LITTLE_MORE = 1.5
+"""An exact crop that is larger by no more than this is not avoided."""
+
+
 @dataclass(frozen=True)
 class CropOptions:
     """Details of explaining on a crop that rarely need changing.
 
     Args:
         stride: crops start on a multiple of it (the voxels between two positions of the network's coarsest level).
-        measure_halo: measure the error of a smaller halo by explaining once more on a larger crop: the exact one if
-            it has at most ``affordable_voxels``, else one with a stride's voxels more. For the shipped network that
-            is the true error within a tenth of it, since from 12 voxels on it falls tenfold with every 8 more.
-        affordable_voxels: largest exact crop to spend on that measurement.
+        measure_halo: measure the error of a smaller halo by explaining once more on a larger crop (``reference_box``).
+        affordable_voxels: largest volume to spend on that measurement where all of it matters.
         gradients: kept between calls that differ in the method alone, so that those that read a gradient share one.
     """
 
@@ -74,6 +76,28 @@ def exact_box(
     return crop_box(target.support(), radius + reach, stride, shape)
 
 
+def reference_box(
+    target: Target, halo: int, exact: Box, shape: tuple[int, int, int], radius: int | None, options: CropOptions
+) -> Box:
+    """Return the crop on which the error of a smaller halo is measured: a stride's voxels more, or the exact one.
+
+    For the shipped network a stride more tells the true error within a tenth of it: from 12 voxels on it falls tenfold
+    with every 8 more. Where there is no radius, something looks at all of the volume at once, and what lies near says
+    little of what lies far: there the exact crop is taken as long as it can be afforded.
+
+    Args:
+        target: what is measured.
+        halo: the smaller one.
+        exact: the crop that holds everything.
+        shape: voxels of the whole scan.
+        radius: voxels around an output voxel that can influence it; None when all of them can.
+        options: alignment, and what can be afforded.
+    """
+    more = crop_box(target.support(), halo + options.stride, options.stride, shape).clipped(exact)
+    affordable = options.affordable_voxels if radius is None else _LITTLE_MORE * more.voxels
+    return exact if exact.voxels <= affordable else more
+
+
 def explain_region(
     attributor: Attributor,
     forward: Forward,
@@ -116,8 +140,7 @@ def explain_region(
     if box == exact:
         statistics |= {"halo_error": 0.0, "halo_value_error": 0.0, "halo_reference_voxels": float(exact.voxels)}
     elif halo is not None and options.measure_halo:
-        affordable = exact.voxels <= options.affordable_voxels
-        larger = exact if affordable else run.box(halo + options.stride, within=exact)
+        larger = reference_box(target, halo, exact, run.whole.shape, radius, options)
         statistics["halo_reference_voxels"] = float(larger.voxels)
         if run.by_regions:  # to make the map again would take hundreds of evaluations: the number alone must do
             statistics["halo_value_error"] = _relative_error(found.value, run.value(larger))

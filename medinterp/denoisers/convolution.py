@@ -46,7 +46,7 @@ class Convolution(nn.Conv3d):
         half = (size + 1) // 2
         planes = functional.pad(x, (0, 0, 0, 0, 1, 1))
         halves = torch.cat([planes[:, :, : half + 2], planes[:, :, size - half :]])
-        made = functional.conv3d(halves, self.weight, padding=(0, 1, 1))
+        made = functional.conv3d(halves, self.weight, self.bias, padding=(0, 1, 1))
         return torch.cat([made[:1], made[1:, :, 2 * half - size :]], dim=2)
 
 

@@ -8,6 +8,7 @@ that made the image.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from medinterp.denoisers.base import Denoiser, evaluate, jacobian_product
 from medinterp.errors import ConfigError
 from medinterp.progress import OnStep, StepInfo, ignore
+from medinterp.sampling.checkpoints import take_step
 
 
 @runtime_checkable
@@ -125,15 +127,19 @@ class Heun:
         on_step: OnStep = ignore,
     ) -> Float[Tensor, "B C I J K"]:
         """Return the end of the ODE's path, in the unit of ``y``; ``generator`` is not used."""
-        x, levels = y, _levels(fractions)
-        on_step(StepInfo("sample", 0, len(levels) - 1))
-        for index, (t, t_next) in enumerate(pairwise(levels)):
+
+        def step(x: Tensor, t: float, t_next: float) -> Tensor:
             slope = (x - evaluate(denoiser, x, sigma * t, cond)) / t
             ahead = x + (t_next - t) * slope
             if self.correct and t_next > 0:
                 slope_ahead = (ahead - evaluate(denoiser, ahead, sigma * t_next, cond)) / t_next
                 ahead = x + (t_next - t) * (slope + slope_ahead) / 2
-            x = ahead
+            return ahead
+
+        x, levels = y, _levels(fractions)
+        on_step(StepInfo("sample", 0, len(levels) - 1))
+        for index, (t, t_next) in enumerate(pairwise(levels)):
+            x = take_step(partial(step, t=t, t_next=t_next), x)
             on_step(StepInfo("sample", index + 1, len(levels) - 1))
         return x
 
@@ -194,14 +200,17 @@ class ReverseSDE:
         on_step: OnStep = ignore,
     ) -> Float[Tensor, "B C I J K"]:
         """Return one posterior sample, in the unit of ``y``."""
+
+        def step(x: Tensor, t: float, kept: float, white: Tensor) -> Tensor:
+            root = _root_polynomial(kept, self.jacobian_products)
+            estimate, coloured = _evaluate_with_noise(denoiser, x, sigma * t, cond, white, root)
+            return kept * x + (1 - kept) * estimate + t * (1 - kept) ** 0.5 * coloured
+
         x, levels = y, _levels(fractions)
         on_step(StepInfo("sample", 0, len(levels) - 1))
         for index, (t, t_next) in enumerate(pairwise(levels)):
-            kept = (t_next / t) ** 2
             white = sigma * _draw_shared(y, generator)
-            root = _root_polynomial(kept, self.jacobian_products)
-            estimate, coloured = _evaluate_with_noise(denoiser, x, sigma * t, cond, white, root)
-            x = kept * x + (1 - kept) * estimate + t * (1 - kept) ** 0.5 * coloured
+            x = take_step(partial(step, t=t, kept=(t_next / t) ** 2, white=white), x)
             on_step(StepInfo("sample", index + 1, len(levels) - 1))
         return x
 

@@ -54,7 +54,6 @@ def case(method, measure=None, sigma=0.3, denoiser=None):
     level = torch.full((1, 1, 1, 1, 1), sigma)
     return Case(
         attributor, measure, "scan", values[None], level, measure.target(region), denoiser or Tiny(), None, evaluate, 0,
-        single=True,
     )  # fmt: skip
 
 

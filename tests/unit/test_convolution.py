@@ -2,18 +2,22 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from medinterp.denoisers import convolution
 from medinterp.denoisers.convolution import Convolution, in_one_piece
 
 
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("size", range(1, 8))
-def test_a_convolution_in_halves_is_the_convolution(size):
+def test_a_convolution_in_halves_is_the_convolution(size, biased):
     generator = torch.Generator().manual_seed(0)
     layer = Convolution(3, 5).double().requires_grad_(False)
     x = torch.randn(1, 3, size, 4, 6, generator=generator, dtype=torch.float64).requires_grad_()
-    whole = functional.conv3d(x, layer.weight, padding=1)
+    if biased:  # as controls make it, to see what is lost with a bias
+        layer.bias = nn.Parameter(torch.randn(5, generator=generator, dtype=torch.float64), requires_grad=False)
+    whole = functional.conv3d(x, layer.weight, layer.bias, padding=1)
     weights = torch.randn(whole.shape, generator=generator, dtype=torch.float64)
     (expected,) = torch.autograd.grad((whole * weights).sum(), x)
     (found,) = torch.autograd.grad((layer(x) * weights).sum(), x)

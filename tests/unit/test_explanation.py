@@ -34,9 +34,7 @@ def case():
     image = 3 + smooth_noise((1, 1, *SHAPE), 1.0, torch.Generator().manual_seed(1)).float()
     region = sphere(Grid(SHAPE, np.eye(4)), (15.0, 16.0, 16.0), 2.0)
     level = torch.full((1, 1, 1, 1, 1), 0.3)
-    return Case(
-        Saliency(), Mean(), "scan", image, level, Mean().target(region), Counting(), None, evaluate, 0, single=True
-    )
+    return Case(Saliency(), Mean(), "scan", image, level, Mean().target(region), Counting(), None, evaluate, 0)
 
 
 @pytest.mark.parametrize("halo", [None, 4], ids=["exact", "halo"])

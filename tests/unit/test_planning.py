@@ -11,7 +11,7 @@ from medinterp.denoisers.tiled import BYTES_PER_VOXEL
 from medinterp.errors import ConfigError, DeviceError, InputError, OutputError
 from medinterp.export.record import write_dataset_description, write_run_json
 from medinterp.options import RunOptions
-from medinterp.planning import plan
+from medinterp.planning import PlannedExplanation, plan
 from medinterp.preparation import check_output, name_inputs
 from medinterp.resources import check_device, memory_errors, voxel_budget
 
@@ -44,6 +44,23 @@ def test_a_plan_of_explaining_alone_promises_no_denoising(scan: Path) -> None:
     found = plan(scan, RunOptions(targets=("voxel:3,4,5",), whole=False))
     assert found.seconds == 0
     assert "only what matters to the targets" in found.describe()
+
+
+def test_a_plan_of_a_sampler_counts_every_evaluation_and_holds_the_graphs_of_one_step(scan: Path) -> None:
+    def planned(method: str, **sampling: object) -> PlannedExplanation:
+        options = RunOptions(targets=("voxel:100,8,8",), methods=(method,), halo=16, **sampling)
+        return plan(scan, options).explanations[0]
+
+    one = planned("saliency")
+    short, long = (planned("saliency", sampler="ode", steps=steps) for steps in (2, 8))
+    ruled = planned("lrp", sampler="ode", steps=8)
+    assert one.seconds is not None
+    assert short.seconds is not None
+    assert long.seconds is not None
+    assert short.seconds > 3 * one.seconds  # three evaluations, each made twice
+    assert long.seconds / short.seconds == pytest.approx(15 / 3, rel=0.5)  # each plan times its own probe
+    assert long.peak_gb == short.peak_gb
+    assert ruled.peak_gb > 2 * long.peak_gb  # no checkpoints: a rule is not there when a graph is made again
 
 
 def test_a_plan_says_what_every_explanation_computes(scan: Path) -> None:

@@ -1,10 +1,13 @@
 """Samplers: what they refuse, and how they treat noise that varies over space."""
 
+import weakref
+
 import pytest
 import torch
 
 from medinterp.denoisers.base import scalar_sigma
 from medinterp.errors import ConfigError
+from medinterp.sampling.checkpoints import one_checkpoint_a_step
 from medinterp.sampling.samplers import Heun, PosteriorMean, ReverseSDE
 from medinterp.sampling.schedules import LinearSchedule, PowerSchedule
 from medinterp.testing.oracles import RecordingDenoiser, linear_gaussian
@@ -87,3 +90,42 @@ def test_fractions_that_do_not_fall_from_one_to_zero_are_refused(sampler, fracti
 def test_negative_number_of_products_is_refused():
     with pytest.raises(ConfigError, match="Jacobian products"):
         ReverseSDE(jacobian_products=-1)
+
+
+class Remembering:
+    """A denoiser that is not linear, and knows which of its intermediate tensors still live."""
+
+    def __init__(self):
+        self.made = []
+
+    def __call__(self, x, sigma, *, cond=None):
+        bent = torch.tanh(x / sigma)
+        self.made.append(weakref.ref(bent))
+        return bent * bent.cos() * x
+
+    @property
+    def alive(self):
+        return sum(ref() is not None for ref in self.made)
+
+
+@pytest.mark.parametrize("sampler", [Heun(), Heun(correct=False), ReverseSDE(0), ReverseSDE(1)])
+def test_with_a_checkpoint_a_step_the_gradient_is_the_same_and_no_features_are_kept(sampler):
+    y, sigma, _ = example()
+    fractions = PowerSchedule()(5, start=1.0)
+
+    def run():
+        denoiser, leaf = Remembering(), y.clone().requires_grad_()
+        generator = torch.Generator().manual_seed(3)
+        end = sampler(denoiser, leaf, sigma, fractions, generator=generator)
+        alive = denoiser.alive
+        (gradient,) = torch.autograd.grad(end.square().sum(), leaf)
+        return alive, len(denoiser.made), gradient
+
+    kept, evaluations, expected = run()
+    with one_checkpoint_a_step():
+        alive, evaluated_again, gradient = run()
+    assert torch.equal(gradient, expected)
+    assert evaluated_again == 2 * evaluations
+    assert alive == 0
+    if sampler != ReverseSDE(1):  # forward-mode differentiation keeps its own copies, which are not seen from here
+        assert kept == evaluations  # the control

@@ -2,13 +2,14 @@
 
 import csv
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medinterp.export.canvas import Colours, Legend, Picture, Tile, Window, draw, grey
-from medinterp.export.mosaic import display_window, unit_words
+from medinterp.export.mosaic import centre_of, display_window, unit_words
 from medinterp.export.names import bids_name, stem_and_suffix
 from medinterp.export.overlay import colour_limit
 from medinterp.export.record import write_dataset_description, write_run_json
@@ -23,7 +24,7 @@ from medinterp.volume import Volume
 
 STIMULUS = "stimulus-not-anatomy"
 """Begins the name of every file that shows what no scan holds."""
-_COLUMNS = 4
+_COLUMNS = 5
 _STIMULUS_PX = 360
 
 
@@ -114,8 +115,9 @@ def picture(result: FeatureResult) -> Picture:
     if all(one.on_scan is None for one in result.maps):
         return _stimulus_picture(result)
     scan = result.input.scan
-    at, window = _slice_of(result), display_window(scan)
-    tiles = [_tile(result, one, scan, at, window) for one in result.maps]
+    window = display_window(scan)
+    at = _slice_of(result, window)
+    tiles = [_scan_tile(result, at, window), *(_tile(result, one, at, window) for one in result.maps)]
     rows = [tiles[n : n + _COLUMNS] for n in range(0, len(tiles), _COLUMNS)]
     signed = any(one.signed for one in result.maps)
     words = "each map on its own scale: warm above zero, cool below" if signed else "each map on its own scale"
@@ -127,35 +129,33 @@ def picture(result: FeatureResult) -> Picture:
     return draw(rows, legends, alt)
 
 
-def _slice_of(result: FeatureResult) -> tuple[int, int, int]:
-    """Return the voxel through which the slice goes: the target's centre, or where the maps are strongest together."""
-    grid = result.input.scan.grid
-    if result.region is not None:
-        i, j, k = np.rint(grid.to_index(np.array(result.region.centre_mm))).astype(int)
-        return int(i), int(j), int(k)
-    plane = own_plane(grid)
-    others = tuple({0, 1, 2} - {plane.normal})
-    size = np.zeros(grid.shape[plane.normal])
-    for one in result.maps:
-        strength = np.abs(one.on_scan.voxels[0]).sum(axis=others, dtype=np.float64)  # type: ignore[union-attr]
-        size += strength / max(float(strength.sum()), np.finfo(np.float64).tiny)
-    middle = [n // 2 for n in grid.shape]
-    middle[plane.normal] = int(size.argmax())
-    return middle[0], middle[1], middle[2]
+def _slice_of(result: FeatureResult, window: Window) -> tuple[int, int, int]:
+    """Return the voxel through which the slice goes: the centre of the target, or of the anatomy."""
+    scan = result.input.scan
+    if result.region is None:
+        return centre_of(scan, window)
+    i, j, k = np.rint(scan.grid.to_index(np.array(result.region.centre_mm))).astype(int)
+    return int(i), int(j), int(k)
 
 
-def _tile(result: FeatureResult, one: FeatureMap, scan: Volume, at: tuple[int, int, int], window: Window) -> Tile:
+def _scan_tile(result: FeatureResult, at: tuple[int, int, int], window: Window) -> Tile:
+    """Return the scan alone, with the outline of the target."""
+    scan, region = result.input.scan, result.region
     plane = own_plane(scan.grid)
     index = at[plane.normal]
+    outline = None if region is None else plane.cut(region.mask, index)
+    image = plane.cut(scan.voxels[0], index)
+    return Tile(image, window, plane.pixel_mm, plane.letters, "scan", outline=outline)
+
+
+def _tile(result: FeatureResult, one: FeatureMap, at: tuple[int, int, int], window: Window) -> Tile:
     shown: Volume = one.on_scan  # type: ignore[assignment]
     limit = colour_limit(shown)
     table = tables.diverging() if one.signed else tables.sequential()
     colours = Colours(table, Window(-limit if one.signed else 0.0, limit))
-    return Tile(
-        plane.cut(scan.voxels[0], index), window, plane.pixel_mm, plane.letters, one.title,
-        map=plane.cut(shown.voxels[0], index), colours=colours,
-        outline=None if result.region is None else plane.cut(result.region.mask, index),
-    )  # fmt: skip
+    plane = own_plane(result.input.scan.grid)
+    map_ = plane.cut(shown.voxels[0], at[plane.normal])
+    return replace(_scan_tile(result, at, window), title=one.title, map=map_, colours=colours)
 
 
 def _stimulus_picture(result: FeatureResult) -> Picture:

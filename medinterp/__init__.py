@@ -7,15 +7,17 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "run": "medinterp.app",
+    "features": "medinterp.feature_study",
     "plan": "medinterp.planning",
     "RunOptions": "medinterp.options",
+    "FeatureOptions": "medinterp.feature_options",
     "read": "medinterp.io",
     "inspect": "medinterp.io",
     "Volume": "medinterp.volume",
     "Step": "medinterp.volume",
     "Grid": "medinterp.volume",
     "load_pipeline": "medinterp.bundle",
-    "find_bundle": "medinterp.bundle",
+    "find_bundle": "medinterp.catalogue",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -1,22 +1,24 @@
-"""The command line: typer commands that parse, call app, and print; the only file that prints."""
+"""The command line: typer commands that parse, call app, and print; only the cli files print."""
 
 import json
 import logging
 import os
 import re
-import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from medinterp import __version__
+from medinterp.cli_errors import readable_errors
 from medinterp.cli_options import (
     Computing,
     Explaining,
+    Featuring,
     Fusing,
+    Measuring,
+    Modelling,
     Reading,
     Replacing,
     Sampling,
@@ -25,9 +27,11 @@ from medinterp.cli_options import (
     chosen_options,
     with_option_groups,
 )
-from medinterp.cli_process import EXIT_INTERRUPTED, INTERRUPTED, heavy_import
+from medinterp.cli_pacs import fetch, send
+from medinterp.cli_process import heavy_import
 from medinterp.cli_progress import shown_progress
-from medinterp.errors import ConfigError, InputError, MedinterpError
+from medinterp.errors import ConfigError, InputError
+from medinterp.feature_options import FeatureOptions
 from medinterp.options import RunOptions
 
 DISCLAIMER = "For research use only. Not for diagnosis."
@@ -47,21 +51,6 @@ Inputs = Annotated[
 OnePath = Annotated[str, typer.Argument(metavar="PATH", help="A NIfTI file or a DICOM folder.")]
 Output = Annotated[str, typer.Option("--output", "-o", help="Study folder to make; must not exist or be empty.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
-
-
-@contextmanager
-def _errors(*, debug: bool) -> Iterator[None]:
-    """Turn the error tree into one readable line and an exit code."""
-    try:
-        yield
-    except MedinterpError as error:
-        if debug:
-            traceback.print_exc()
-        typer.echo(f"medinterp: error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        typer.echo(INTERRUPTED, err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 def _parse_inputs(inputs: list[str]) -> dict[str, Path]:
@@ -113,7 +102,7 @@ def run(
     fusing: Fusing,
 ) -> None:
     """Denoise scans, fuse several, explain a measurement, and write the study folder."""
-    with _errors(debug=showing.debug):
+    with readable_errors(debug=showing.debug):
         options = chosen_options(explaining, sampling, reading, computing, writing, fusing)
         _run(_parse_inputs(inputs), output, showing, options)
 
@@ -130,7 +119,7 @@ def denoise(
     showing: Showing,
 ) -> None:
     """Denoise one scan and write the study folder, without an explanation."""
-    with _errors(debug=showing.debug):
+    with readable_errors(debug=showing.debug):
         options = chosen_options(sampling, reading, computing, writing, targets=(), methods=())
         _run(_parse_inputs([path]), output, showing, options)
 
@@ -147,11 +136,44 @@ def explain(
     showing: Showing,
 ) -> None:
     """Explain measurements on the denoised image, computing only the part of it that matters to each target."""
-    with _errors(debug=showing.debug):
+    with readable_errors(debug=showing.debug):
         if not explaining.targets:
             raise ConfigError("explain needs at least one --target, such as sphere:10,-20,35,5 or a mask file")
         options = chosen_options(explaining, reading, computing, writing, whole=False)
         _run(_parse_inputs([path]), output, showing, options)
+
+
+@app.command()
+@with_option_groups
+def features(
+    path: OnePath,
+    featuring: Featuring,
+    measuring: Measuring,
+    reading: Reading,
+    modelling: Modelling,
+    replacing: Replacing,
+    showing: Showing,
+    output: Output = "",
+    blocks: Annotated[bool, typer.Option("--list-blocks", help="Print the network's blocks and stop.")] = False,
+) -> None:
+    """Look inside the network: a block's activations and their components, concepts, or what excites a channel."""
+    with readable_errors(debug=showing.debug):
+        options = RunOptions(
+            **chosen_options(measuring, reading, modelling, replacing, targets=tuple(measuring.targets or ()))
+        )
+        asked = FeatureOptions(**chosen_options(featuring))
+        if not blocks:
+            _require_output(output)
+        with heavy_import():
+            from medinterp.feature_study import features as find_features
+            from medinterp.feature_study import list_blocks
+
+        if blocks:
+            typer.echo(list_blocks(path, options=options))
+            return
+        with shown_progress(showing.progress) as on_step:
+            study = find_features(path, output, options=options, asked=asked, on_step=on_step)
+        typer.echo(study.summary())
 
 
 @app.command()
@@ -168,7 +190,7 @@ def significance(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Say where maps of repeats or subjects differ from zero, with errors counted over the whole map."""
-    with _errors(debug=debug):
+    with readable_errors(debug=debug):
         _require_output(output)
         with heavy_import():
             from medinterp.map_significance import find_significance
@@ -185,7 +207,7 @@ def inspect(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Say what a file or folder holds, and what is wrong with it. Needs no model and is fast."""
-    with _errors(debug=debug):
+    with readable_errors(debug=debug):
         from medinterp import io
 
         found = io.inspect(path, force=force)
@@ -195,7 +217,7 @@ def inspect(
 @app.command()
 def info(as_json: AsJson = False) -> None:
     """List bundles, methods, targets, writers and versions."""
-    with _errors(debug=False):
+    with readable_errors(debug=False):
         from medinterp.catalogue import catalogue, describe
 
         found = catalogue()
@@ -210,7 +232,7 @@ def demo(
     output: Output = "medinterp-demo",
 ) -> None:
     """Run the main path on the synthetic head in sample_data and compare the result with the known truth."""
-    with _errors(debug=showing.debug):
+    with readable_errors(debug=showing.debug):
         _require_output(output)
         with heavy_import():
             from medinterp.demo import run_demo
@@ -218,6 +240,10 @@ def demo(
         with shown_progress(showing.progress) as on_step:
             lines = run_demo(output, overwrite=replacing.overwrite, on_step=on_step)
         typer.echo(lines)
+
+
+app.command()(with_option_groups(send))
+app.command()(with_option_groups(fetch))
 
 
 class _EchoHandler(logging.Handler):

@@ -10,7 +10,18 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from medinterp.cli_progress import ProgressKind
+from medinterp.feature_options import FeatureOptions
 from medinterp.options import RunOptions
+
+
+class FeatureKind(str, Enum):
+    """The kinds of looks inside the network."""
+
+    activations = "activations"
+    pca = "pca"
+    nmf = "nmf"
+    concepts = "concepts"
+    stimulus = "stimulus"
 
 
 class OrientationForm(str, Enum):
@@ -21,13 +32,23 @@ class OrientationForm(str, Enum):
 
 
 @dataclass(frozen=True)
-class Explaining:
-    """What is explained."""
+class Measuring:
+    """What is measured."""
 
     targets: Annotated[
         list[str] | None,
         typer.Option("--target", help="sphere:X,Y,Z,R or voxel:X,Y,Z in RAS mm, a mask file, or auto; repeatable."),
     ] = None
+    measure: Annotated[
+        str,
+        typer.Option(help="What to measure there: mean, contrast (to the ring around), edge_sharpness, ..."),
+    ] = RunOptions.measure
+
+
+@dataclass(frozen=True)
+class Explaining(Measuring):
+    """What is explained."""
+
     methods: Annotated[
         list[str] | None,
         typer.Option(
@@ -35,10 +56,6 @@ class Explaining:
             help="Attribution method ('medinterp info' lists them), name or name:option=value; repeatable.",
         ),
     ] = None
-    measure: Annotated[
-        str,
-        typer.Option(help="What to measure there: mean, contrast (to the ring around), edge_sharpness, ..."),
-    ] = RunOptions.measure
     baseline: Annotated[
         str | None,
         typer.Option(
@@ -122,8 +139,8 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Computing:
-    """How it is computed."""
+class Modelling:
+    """What it is computed with."""
 
     bundle: Annotated[
         str | None,
@@ -135,7 +152,45 @@ class Computing:
         float | None,
         typer.Option("--max-memory", help="Memory the computation may take, in GB; larger scans are tiled, exactly."),
     ] = None
+
+
+@dataclass(frozen=True)
+class Computing(Modelling):
+    """How it is computed."""
+
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan (tiles, memory, time) and stop.")] = False
+
+
+@dataclass(frozen=True)
+class Featuring:
+    """What is looked at inside the network."""
+
+    kind: Annotated[
+        FeatureKind, typer.Option(help="Activations, their components (pca, nmf), concepts, or a stimulus.")
+    ] = FeatureKind.activations
+    block: Annotated[
+        str | None, typer.Option(help="Name of a block, see --list-blocks. [default: the last of the coarsest level]")
+    ] = FeatureOptions.block
+    call: Annotated[int, typer.Option(help="Which run of a block that runs several times, -1 for the last.")] = (
+        FeatureOptions.call
+    )
+    channels: Annotated[
+        list[int] | None,
+        typer.Option("--channel", help="Channel of the block, from 0; repeatable. [default: those that stand out]"),
+    ] = None
+    count: Annotated[int, typer.Option(help="How many channels or components.")] = FeatureOptions.count
+    concepts: Annotated[
+        list[str] | None, typer.Option("--concept", help="NAME=FILE, a mask on the scan's grid; repeatable.")
+    ] = None
+    within: Annotated[
+        str | None, typer.Option(help="Mask of what concepts are compared with, such as the head without air.")
+    ] = FeatureOptions.within
+    margin_mm: Annotated[
+        float, typer.Option(help="With a target: how far around it activations and components are made.")
+    ] = FeatureOptions.margin_mm
+    permutations: Annotated[int, typer.Option(help="Random places of each concept.")] = FeatureOptions.permutations
+    size: Annotated[int, typer.Option(help="Edge of a stimulus in voxels.")] = FeatureOptions.size
+    ascent_steps: Annotated[int, typer.Option(help="Steps towards a stimulus.")] = FeatureOptions.ascent_steps
 
 
 @dataclass(frozen=True)
@@ -201,7 +256,7 @@ def _parameters(group: type[Any]) -> list[inspect.Parameter]:
 
 
 def chosen_options(*groups: object, **fixed: Any) -> Mapping[str, Any]:
-    """Return the fields of RunOptions that a command line sets; what was not given keeps its default."""
+    """Return the fields of an options class that a command line sets; what was not given keeps its default."""
     given = {f.name: getattr(group, f.name) for group in groups for f in fields(group)}  # type: ignore[arg-type]
     set_by_user = {name: _plain(value) for name, value in given.items() if value is not None and value != []}
     return set_by_user | fixed

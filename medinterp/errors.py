@@ -16,7 +16,11 @@ MedinterpError
 │   ├── NonFinite                the network returned NaN or infinity
 │   └── MethodNotValid           the method is degenerate on this network
 ├── DeviceError                  a device that was asked for is absent, or memory does not suffice
-└── OutputError                  the result could not be written; nothing half-written was left
+├── OutputError                  the result could not be written; nothing half-written was left
+└── TransferError                objects did not all get to or from an image archive
+    ├── Unreachable              no answer, a dropped connection or a busy server: may work later
+    ├── AccessDenied             the server wants other credentials
+    └── ObjectRefused            the server will not take or give this one object
 """
 
 
@@ -98,3 +102,30 @@ class OutputError(MedinterpError):
     """The result could not be written; nothing half-written was left."""
 
     exit_code = 7
+
+
+class TransferError(MedinterpError):
+    """Objects did not all get to or from an image archive; the same command goes on where it stopped."""
+
+    exit_code = 8
+
+
+class Unreachable(TransferError):
+    """No answer, a dropped connection or a busy server: the same request may work later.
+
+    Args:
+        message: what happened.
+        wait_s: how long the server asks to be left alone, if it said so.
+    """
+
+    def __init__(self, message: str, wait_s: float | None = None) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+
+
+class AccessDenied(TransferError):
+    """The server wants other credentials, or none would do."""
+
+
+class ObjectRefused(TransferError):
+    """The server will not take or give this one object; others may go through."""

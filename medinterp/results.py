@@ -142,3 +142,55 @@ class Result:
     seed: int
     device: str
     tiles: Mapping[str, tuple[int, int, int] | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMap:
+    """One volume made of a block's features.
+
+    Args:
+        name: for file names, letters and digits.
+        title: for people.
+        on_block: on the block's own grid; of a stimulus, on its own, which is no place in the patient.
+        on_scan: interpolated onto the scan's grid, zero where it was not computed; None for a stimulus.
+        signed: whether its sign has a meaning.
+        numbers: what is known of it, for the table and the sidecar.
+    """
+
+    name: str
+    title: str
+    on_block: Volume
+    on_scan: Volume | None
+    signed: bool
+    numbers: Mapping[str, float | int | str | None]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureResult:
+    """What was found inside the network.
+
+    Args:
+        kind: "activations", "pca", "nmf", "concepts" or "stimulus".
+        name: of the scan.
+        input: the scan and its noise.
+        block: name of the module.
+        about: of the block: class, channels, voxel size in mm, whether its place is exact.
+        maps: the volumes.
+        rows: the table, one row for each thing asked about, refused ones included.
+        region: the target; None without.
+        caution: what the volumes do not mean.
+        notes: what a reader should know.
+        seed: of every random number.
+    """
+
+    kind: str
+    name: str
+    input: InputResult
+    block: str
+    about: Mapping[str, Any]
+    maps: tuple[FeatureMap, ...]
+    rows: tuple[Mapping[str, float | int | str | None], ...]
+    region: Region | None
+    caution: str
+    notes: tuple[str, ...]
+    seed: int

@@ -1,11 +1,11 @@
 """The features of one block of a network as a volume on its own, coarser grid."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 
 from medinterp.attribution.lattice import Lattice, cells
@@ -55,6 +55,29 @@ class BlockMap:
             received = weights.sum(dim=0, keepdim=True)
             shares.append(torch.where(received > 0, weights / received.clamp_min(1e-30), weights))
         return self._along_axes(shares)
+
+    def channel(self, number: int) -> "BlockMap":
+        """Return one channel alone.
+
+        Raises:
+            ConfigError: there are fewer.
+        """
+        count = self.values.shape[1]
+        if not 0 <= number < count:
+            raise ConfigError(f"channel {number} of the block '{self.block}': expected 0 to {count - 1}")
+        return replace(self, values=self.values[:, number : number + 1])
+
+    def cover(self, mask: Bool[Tensor, "I J K"]) -> Float64[Tensor, "i j k"]:
+        """Return the part of each of the block's voxels that a mask on the scan covers, 0 to 1."""
+        sums = mask.to(torch.float64)
+        for axis, count in enumerate(self.values.shape[2:]):
+            voxel = torch.arange(mask.shape[axis], dtype=torch.float64, device=mask.device)
+            place = (voxel - float(self.lattice.offset[axis])) / float(self.lattice.scale[axis])
+            nearest = (place + 0.5).floor().long()
+            belongs = (nearest[None, :] == torch.arange(count, device=mask.device)[:, None]).to(torch.float64)
+            belongs = belongs / belongs.sum(dim=1, keepdim=True).clamp_min(1)
+            sums = torch.tensordot(belongs, sums.movedim(axis, 0), dims=1).movedim(0, axis)
+        return sums
 
     def _weights(self, axis: int, size: int) -> Tensor:
         """Return the share of each of the block's voxels in each of the scan's, along one axis."""

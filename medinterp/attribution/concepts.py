@@ -1,7 +1,7 @@
 """Concept sensitivity (TCAV): does the measurement rise when a block's features move towards a concept?"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -100,8 +100,7 @@ class ConceptProbe:
         """
         if permutations < 1:
             raise ConfigError(f"a concept score with {permutations} permutations: expected at least 1, better 199")
-        inside = self._cover(mask) >= COVERED
-        allowed = torch.ones_like(inside) if within is None else self._cover(within) >= COVERED
+        inside, allowed = self._parts(mask, within)
         _require_both(inside & allowed, allowed & ~inside, concept, self.features.block)
         sensitivity, share = self._sensitivity(inside, allowed)
         separability = self._separability(inside, allowed)
@@ -120,17 +119,56 @@ class ConceptProbe:
             inside=int((inside & allowed).sum()),
         )
 
-    def _cover(self, mask: Tensor) -> Tensor:
-        """Return the part of each of the block's voxels that a mask on the scan covers, as (i, j, k)."""
-        lattice, shape = self.features.lattice, self.features.values.shape[2:]
-        sums = mask.to(torch.float64)
-        for axis, count in enumerate(shape):
-            voxel = torch.arange(mask.shape[axis], dtype=torch.float64, device=mask.device)
-            nearest = ((voxel - float(lattice.offset[axis])) / float(lattice.scale[axis]) + 0.5).floor().long()
-            belongs = (nearest[None, :] == torch.arange(count, device=mask.device)[:, None]).to(torch.float64)
-            belongs = belongs / belongs.sum(dim=1, keepdim=True).clamp_min(1)
-            sums = torch.tensordot(belongs, sums.movedim(axis, 0), dims=1).movedim(0, axis)
-        return sums
+    def among(self, features: BlockMap) -> "ConceptProbe":
+        """Return the probe with the features of a larger part of the scan, where the measurement's slopes are zero.
+
+        Args:
+            features: of the same block; both are placed in the voxels of one scan.
+
+        Raises:
+            MethodNotValid: the voxels of the two parts do not coincide.
+        """
+        own, larger = self.features.lattice, features.lattice
+        shift = [(a - b) / scale for a, b, scale in zip(own.offset, larger.offset, larger.scale, strict=True)]
+        fits = all(
+            s >= 0 and s + n <= m
+            for s, n, m in zip(shift, self.slopes.shape[2:], features.values.shape[2:], strict=True)
+        )
+        if own.scale != larger.scale or any(s.denominator != 1 for s in shift) or not fits:
+            raise MethodNotValid(
+                f"the block '{features.block}' has its voxels in other places on a part of the scan; choose another"
+            )
+        slopes = torch.zeros_like(features.values)
+        at = tuple(slice(int(s), int(s) + n) for s, n in zip(shift, self.slopes.shape[2:], strict=True))
+        slopes[(slice(None), slice(None), *at)] = self.slopes
+        return ConceptProbe(features, slopes)
+
+    def maps(
+        self, mask: Bool[Tensor, "I J K"], *, within: Bool[Tensor, "I J K"] | None = None
+    ) -> tuple[BlockMap, BlockMap]:
+        """Return where the block shows a concept, and where the measurement answers to it.
+
+        The first is the features' component along the concept's direction, 0 at the mean of the others and 1 at the
+        mean of the concept. The second is what each voxel adds to the sensitivity, which is its sum.
+
+        Args:
+            mask: True where the concept is.
+            within: voxels to compare with; all where None.
+        """
+        inside, allowed = self._parts(mask, within)
+        _require_both(inside & allowed, allowed & ~inside, "concept", self.features.block)
+        others = self._rows(self.features.values, allowed & ~inside).mean(dim=0)
+        towards = self._rows(self.features.values, inside & allowed).mean(dim=0) - others
+        scale = towards / towards.square().sum().clamp_min(torch.finfo(torch.float64).tiny)
+        values, slopes = self.features.values, self.slopes
+        shown = torch.einsum("bcijk,c->bijk", values, scale.to(values.dtype))[:, None] - float(others @ scale)
+        moved = torch.einsum("bcijk,c->bijk", slopes, towards.to(slopes.dtype))[:, None]
+        return replace(self.features, values=shown), replace(self.features, values=moved)
+
+    def _parts(self, mask: Tensor, within: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the block's voxels inside the mask, and those that are looked at."""
+        inside = self.features.cover(mask) >= COVERED
+        return inside, torch.ones_like(inside) if within is None else self.features.cover(within) >= COVERED
 
     def _rows(self, tensor: Tensor, where: Tensor) -> Tensor:
         return tensor[0][:, where].T.to(torch.float64)

@@ -33,7 +33,7 @@ class FileEntry:
 def manifest(folder: Path) -> tuple[FileEntry, ...]:
     """List every file of a folder, by name, with size and hash; the run record itself is not listed."""
     found = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / RUN_RECORD)
-    return tuple(FileEntry(p.relative_to(folder).as_posix(), p.stat().st_size, _sha256(p)) for p in found)
+    return tuple(FileEntry(p.relative_to(folder).as_posix(), p.stat().st_size, sha256(p)) for p in found)
 
 
 def write_run_json(folder: Path, run: Mapping[str, Any]) -> Path:
@@ -81,7 +81,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Return the hash of a file's bytes, read piece by piece."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):

@@ -41,23 +41,31 @@ def run_record(result: Result, facts: RunFacts, notes: Sequence[str]) -> dict[st
         notes: what could not be written, in words.
     """
     return {
-        "research_use_only": True,
-        "bundle": {"name": facts.bundle, "weights_sha256": facts.weights_sha256, "trained_on": list(facts.trained_on)},
-        "inputs": {name: _input_record(one) for name, one in result.inputs.items()},
+        **facts_record(facts),
+        "inputs": {name: input_record(one) for name, one in result.inputs.items()},
         **({} if result.fusion is None else {"fusion": fusion_record(result.fusion, next(iter(result.inputs)))}),
         "explanations": [explanation_record(explained) for explained in result.explanations],
-        "parameters": dict(facts.parameters),
         "seed": result.seed,
         "device": result.device,
         "tiles": {m: list(tile) if tile else None for m, tile in result.tiles.items()},
-        "versions": dict(facts.versions),
-        "seconds": {stage: round(seconds, 3) for stage, seconds in facts.seconds.items()},
-        "peak_memory_gb": round(facts.peak_memory_gb, 3),
         "notes": list(notes),
     }
 
 
-def _input_record(one: InputResult) -> dict[str, Any]:
+def facts_record(facts: RunFacts) -> dict[str, Any]:
+    """Return what every record says about its run, beside the results."""
+    return {
+        "research_use_only": True,
+        "bundle": {"name": facts.bundle, "weights_sha256": facts.weights_sha256, "trained_on": list(facts.trained_on)},
+        "parameters": dict(facts.parameters),
+        "versions": dict(facts.versions),
+        "seconds": {stage: round(seconds, 3) for stage, seconds in facts.seconds.items()},
+        "peak_memory_gb": round(facts.peak_memory_gb, 3),
+    }
+
+
+def input_record(one: InputResult) -> dict[str, Any]:
+    """Return what the record says of one input: its hash, grid, noise and steps; no path."""
     source, noise = one.scan.provenance.source, one.noise
     return {
         "kind": source.kind,

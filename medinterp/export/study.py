@@ -66,7 +66,7 @@ class StudyFolder:
         except OutputError:
             _remove_empty(self._made_parents)
             raise
-        self._lock = _take_lock(self.path)
+        self._lock = take_lock(self.path)
         return self
 
     def __exit__(
@@ -212,7 +212,7 @@ def _is_running(path: Path, owner: int) -> bool:
     the process number does, and a folder of another machine is left alone.
     """
     try:
-        lock = _take_lock(path)
+        lock = take_lock(path)
     except BlockingIOError:
         return True
     if lock is not None:
@@ -221,8 +221,8 @@ def _is_running(path: Path, owner: int) -> bool:
     return path.name[-12:-8] != _machine() or _exists(owner)
 
 
-def _take_lock(folder: Path) -> int | None:
-    """Lock a folder for as long as this process lives; None where that is not possible.
+def take_lock(path: Path) -> int | None:
+    """Lock a folder or file for as long as this process lives; None where that is not possible.
 
     Raises:
         BlockingIOError: another process holds it.
@@ -231,7 +231,7 @@ def _take_lock(folder: Path) -> int | None:
         import fcntl
     except ImportError:  # Windows
         return None
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

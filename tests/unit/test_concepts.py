@@ -1,10 +1,13 @@
 """Concept scores: the closed form on a linear block, found where planted, and not found where there is nothing."""
 
+from dataclasses import replace
+from fractions import Fraction
+
 import pytest
 import torch
 from torch import nn
 
-from medinterp.attribution import RegionMean, WeightedSum, probe_concepts
+from medinterp.attribution import ConceptProbe, Lattice, RegionMean, WeightedSum, probe_concepts
 from medinterp.errors import ConfigError, EmptyRegion, MethodNotValid
 from medinterp.testing.attribution_oracles import SCAN, DenoiserForward, smooth_noise
 
@@ -117,3 +120,28 @@ def test_wrong_questions_are_refused():
         probe([1.0, 0.0, 0.0], block="missing")
     with pytest.raises(MethodNotValid, match="does not depend"):
         probe([0.0, 0.0, 0.0])
+
+
+def test_the_sensitivity_map_sums_to_the_sensitivity_and_the_shown_map_runs_from_zero_to_one():
+    _, mask = bright_cube()
+    asked = probe([1.0, 0.5, 0.2])
+    shown, moved = asked.maps(mask)
+    found = asked.score(mask, "bright", generator=seeded(), permutations=1)
+    assert float(moved.values.sum()) == pytest.approx(found.sensitivity, rel=1e-9)
+    assert float(shown.values[0, 0][mask].mean()) == pytest.approx(1.0, abs=1e-9)
+    assert float(shown.values[0, 0][~mask].mean()) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_slopes_of_a_part_lie_in_their_place_among_the_features_of_the_whole():
+    whole = probe([1.0, 0.5, 0.2])
+    cut = (slice(None), slice(None), slice(4, 12), slice(2, 12), slice(0, 12))
+    offset = tuple(Fraction(n) for n in (4, 2, 0))
+    part = ConceptProbe(
+        replace(whole.features, values=whole.features.values[cut], lattice=Lattice(offset=offset)), whole.slopes[cut]
+    )
+    among = part.among(whole.features)
+    assert torch.equal(among.slopes[cut], whole.slopes[cut])
+    assert float(among.slopes.abs().sum()) == pytest.approx(float(whole.slopes[cut].abs().sum()))
+    half = replace(part.features, lattice=Lattice(offset=(Fraction(1, 2), *offset[1:])))
+    with pytest.raises(MethodNotValid, match="other places"):
+        ConceptProbe(half, part.slopes).among(whole.features)

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+import medinterp
+
 _HEAVY = ("torch", "monai", "captum", "highdicom", "matplotlib", "SimpleITK")
 
 
@@ -23,3 +25,7 @@ def test_nothing_heavy_is_imported(statement: str) -> None:
     # the runtime type checker of the test run is not handed down: it would import everything
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(found.stdout) == []
+
+
+def test_every_public_name_is_there() -> None:
+    assert [name for name in medinterp.__all__ if not hasattr(medinterp, name)] == []

@@ -1,0 +1,1 @@
+"""Image archives (PACS): sending finished study folders and fetching series, by DICOMweb or DIMSE."""

@@ -1,16 +1,13 @@
 """What a run would do and cost, said before any of it is done: tiles, crops, memory, time."""
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import torch
 
 from medinterp.assessment.full import CheckOptions
 from medinterp.attribution import Box
 from medinterp.attribution.capabilities import Cost, capabilities
+from medinterp.attribution.crop import crop_method
 from medinterp.certification import full_effort
 from medinterp.denoisers.footprint import gradient_numbers
 from medinterp.denoisers.network import BiasFreeUNet
@@ -27,13 +24,11 @@ from medinterp.preparation import (
     name_inputs,
     read_inputs,
 )
+from medinterp.rates import Rates, seconds_per_voxel
 from medinterp.resources import check_device, memory_budget, peak_memory_gb
-from medinterp.volume import Grid, Provenance, Source, Volume
+from medinterp.volume import Volume
 
 _Shape = tuple[int, int, int]
-PROBE_VOXELS = 64
-DENOISED_PROBE_VOXELS = 80
-"""A smaller block takes longer for each voxel than a scan: 15 % at 64."""
 CERTIFICATE = 1.0
 """Maps that a certificate makes again, on a crop close to the region: with random weights."""
 
@@ -159,7 +154,7 @@ def plan(inputs: Inputs, options: RunOptions) -> Plan:
     check_explanations(pipeline, scans, explanations, options, budget)
     planned = _explaining(pipeline, scans, explanations, options)
     extra = max([at_once * pipeline.bytes_per_voxel / 1e9, *(e.peak_gb for e in planned)])
-    seconds = work * _seconds_per_voxel(pipeline, str(device)) if options.whole else 0.0
+    seconds = work * seconds_per_voxel(pipeline, str(device)) if options.whole else 0.0
     return Plan(shapes, tiles, peak_memory_gb() + extra, seconds, planned)
 
 
@@ -173,11 +168,11 @@ def _explaining(
     if not explanations:
         return []
     name, scan = next(iter(scans.items()))
-    rates, found = _Rates.probe(pipeline), []
+    rates, found = Rates.probe(pipeline), []
     shared: set[tuple[int, int, int | None]] = set()
     for explanation in explanations:
         case, halo = pipeline.case(name, scan, explanation, seed=options.seed, whole=options.whole)
-        declared = capabilities(case.attributor)
+        declared = capabilities(crop_method(case.attributor, case.crop(halo)))  # on a crop fewer regions count
         cost = Cost(1, 1) if declared is None else declared.cost
         measurement = (id(explanation.locate), id(explanation.measure), explanation.halo)
         reads = hasattr(case.attributor, "of_gradient")
@@ -189,7 +184,7 @@ def _explaining(
     return found
 
 
-def _mapping(case: Case, halo: int | None, cost: Cost, rates: "_Rates", *, again: bool) -> PlannedWork:
+def _mapping(case: Case, halo: int | None, cost: Cost, rates: "Rates", *, again: bool) -> PlannedWork:
     """Return what a map and its basic certificate take; ``again``: all of it was found for another method."""
     needed, seconds = case.gradient_bytes(halo), None
     forward, backward = _usual(cost)
@@ -202,20 +197,21 @@ def _mapping(case: Case, halo: int | None, cost: Cost, rates: "_Rates", *, again
     return PlannedWork(case.crop(halo).shape, forward, backward, None if needed is None else needed / 1e9, seconds)
 
 
-def _checking(case: Case, options: CheckOptions, rates: "_Rates") -> PlannedWork:
+def _checking(case: Case, options: CheckOptions, rates: "Rates") -> PlannedWork:
     """Return what a full certificate takes: maps on the scan around the region, and evaluations in batches there."""
     box, near = case.around(PROOF_HALO)
     effort, declared = full_effort(near, options), capabilities(near.attributor)
     forward, backward = (effort.explanations * n for n in _usual(Cost(1, 1) if declared is None else declared.cost))
-    forward += effort.evaluations
+    evaluations = forward + effort.evaluations
     if case.network is None:
-        return PlannedWork(box.shape, forward, backward, None, None)
+        return PlannedWork(box.shape, evaluations, backward, None, None)
     batch = options.curves.batch * math.prod(box.shape) * BYTES_PER_VOXEL
     kept = 8 * case.image.numel()  # mean and spread of the repeats, on the scan's own grid
     peak_gb = (max(near.gradient_bytes(None) or 0, batch) + kept) / 1e9
     numbers = float(_numbers(case.network, near, near.crop(None)))
-    seconds = rates.seconds(*_times(case, forward, backward), numbers)
-    return PlannedWork(box.shape, forward, backward, peak_gb, seconds)
+    batched = effort.evaluations * case.evaluations.count
+    seconds = rates.seconds(*_times(case, forward, backward), numbers, batched=batched)
+    return PlannedWork(box.shape, evaluations, backward, peak_gb, seconds)
 
 
 def _times(case: Case, forward: int, backward: int) -> tuple[int, int]:
@@ -229,35 +225,6 @@ def _usual(cost: Cost) -> tuple[int, int]:
     return (cost.forward, cost.backward) if cost.usual is None else (cost.usual, cost.usual)
 
 
-@dataclass(frozen=True)
-class _Rates:
-    """Seconds of an evaluation and of a gradient for each number that a gradient's graph would keep."""
-
-    forward: float
-    backward: float
-
-    @classmethod
-    def probe(cls, pipeline: Pipeline) -> "_Rates":
-        """Time our network on a small noisy block, after a call that loads what the first one loads."""
-        network = getattr(pipeline.denoiser, "network", None)
-        if not isinstance(network, BiasFreeUNet):
-            return cls(0.0, 0.0)
-        shape = (PROBE_VOXELS,) * 3
-        image = torch.randn(1, 1, *shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
-        sigma = torch.ones(1, 1, 1, 1, 1)
-        numbers = gradient_numbers(network, (shape[0], shape[1], shape[2]))
-        torch.autograd.grad(network(image, sigma).sum(), image)
-        begun = time.perf_counter()
-        estimate = network(image, sigma)
-        middle = time.perf_counter()
-        torch.autograd.grad(estimate.sum(), image)
-        return cls((middle - begun) / numbers, (time.perf_counter() - middle) / numbers)
-
-    def seconds(self, forward: int, backward: int, numbers: float) -> float:
-        """Return what evaluations and gradients take whose graphs keep so many numbers each."""
-        return (forward * self.forward + backward * self.backward) * numbers
-
-
 def _numbers(network: BiasFreeUNet, case: Case, crop: Box) -> int:
     return gradient_numbers(network, crop.shape, case.looked_at(crop))
 
@@ -269,17 +236,3 @@ def _crops(shape: _Shape, tile: _Shape | None, pipeline: Pipeline) -> list[list[
     halo = pipeline.halo or 0
     cuts = (spans(length, core, halo) for length, core in zip(shape, tile, strict=True))
     return [[cut.stop - cut.start for cut in axis] for axis in cuts]
-
-
-def _seconds_per_voxel(pipeline: Pipeline, device: str) -> float:
-    """Time the denoising of a noisy block, by the path that a scan takes, after one that loads what the first loads."""
-
-    def seconds(voxels: int) -> float:
-        shape = (voxels,) * 3
-        noise = np.random.default_rng(0).normal(size=(2, *shape))
-        magnitude = np.hypot(10 + noise[0], noise[1]).astype(np.float32)
-        block = Volume(magnitude[None], Grid(shape, np.eye(4)), "a.u.", "MR", Provenance(Source("memory")))
-        return pipeline.run({"probe": block}, device=device).seconds["denoise"] / magnitude.size
-
-    seconds(PROBE_VOXELS // 2)
-    return seconds(DENOISED_PROBE_VOXELS)

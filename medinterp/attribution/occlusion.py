@@ -75,9 +75,7 @@ class Occlusion:
     def stops(self) -> dict[int, Box]:
         """Return where the window stops, by number, in voxels of the whole grid; only stops that touch the crop."""
         step_mm = self.window_mm if self.step_mm is None else self.step_mm
-        size, step = self._voxels(self.window_mm), self._voxels(step_mm)
-        found = windows(self.grid.shape, size, step)
-        return {n: stop for n, stop in enumerate(found, start=1) if min(stop.clipped(self.box).shape) > 0}
+        return windows(self.grid.shape, self._voxels(self.window_mm), self._voxels(step_mm), self.box)
 
     @property
     def box(self) -> Box:

@@ -234,19 +234,26 @@ def shell_supervoxels(region: Region, edges_mm: Sequence[float] = (3.0, 6.0, 12.
     return label_supervoxels(labels.astype(np.int64), region.grid, f"shells up to {listed} mm", names)
 
 
-def windows(shape: tuple[int, int, int], size: tuple[int, int, int], step: tuple[int, int, int]) -> tuple[Box, ...]:
-    """Return the boxes of a window that slides over a volume; the last along an axis ends at its border."""
-    starts = [
-        [step_ * n for n in range(-(-max(0, size_ - window) // step_) + 1)]
-        for size_, window, step_ in zip(shape, size, step, strict=True)
+def windows(
+    shape: tuple[int, int, int], size: tuple[int, int, int], step: tuple[int, int, int], within: Box
+) -> dict[int, Box]:
+    """Return where a window that slides over a volume touches a box of it, by number, counted from 1 over the volume.
+
+    The first axis runs fastest; the last stop along an axis ends at the volume's border.
+    """
+    stops = [
+        [(low, min(low + window, length)) for low in range(0, max(0, length - window) + step_, step_)]
+        for length, window, step_ in zip(shape, size, step, strict=True)
     ]
-    return tuple(
-        Box(
-            (i, j, k),
-            (min(i + size[0], shape[0]), min(j + size[1], shape[1]), min(k + size[2], shape[2])),
-        )
-        for k, j, i in product(starts[2], starts[1], starts[0])
-    )
+    touching = [
+        [n for n, (low, high) in enumerate(axis) if low < within.stop[a] and high > within.start[a]]
+        for a, axis in enumerate(stops)
+    ]
+    found = {}
+    for k, j, i in product(*reversed(touching)):
+        (a, b), (c, d), (e, f) = stops[0][i], stops[1][j], stops[2][k]
+        found[1 + i + len(stops[0]) * (j + len(stops[1]) * k)] = Box((a, c, e), (b, d, f))
+    return found
 
 
 def _require_positive(what: str, number: float) -> None:

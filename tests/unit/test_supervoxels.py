@@ -130,10 +130,19 @@ def test_a_crop_keeps_the_whole_table():
 
 
 def test_windows_stop_where_captums_do():
-    found = windows((10, 4, 5), (4, 4, 2), (3, 4, 2))
-    starts = sorted({box.start[0] for box in found}), sorted({box.start[2] for box in found})
+    found = windows((10, 4, 5), (4, 4, 2), (3, 4, 2), Box((0, 0, 0), (10, 4, 5)))
+    starts = sorted({box.start[0] for box in found.values()}), sorted({box.start[2] for box in found.values()})
     assert starts == ([0, 3, 6], [0, 2, 4])
-    assert max(box.stop[2] for box in found) == 5
+    assert max(box.stop[2] for box in found.values()) == 5
+
+
+def test_windows_that_touch_a_box_keep_their_numbers():
+    shape, size, step, part = (10, 9, 5), (4, 3, 2), (3, 2, 2), Box((4, 3, 2), (6, 5, 3))
+    every = windows(shape, size, step, Box((0, 0, 0), shape))
+    assert list(every) == list(range(1, len(every) + 1))
+    touching = {n: box for n, box in every.items() if min(box.clipped(part).shape) > 0}
+    assert windows(shape, size, step, part) == touching
+    assert 0 < len(touching) < len(every)
 
 
 def test_text_makes_every_division(tmp_path):

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OUTPUT ?= medinterp-demo
 
-.PHONY: demo test check bench train sample-data clean
+.PHONY: demo test check bench train sample-data clients clean
 
 demo: $(READY)
 	$(BIN)/medinterp demo --output $(OUTPUT) --overwrite
@@ -26,6 +26,13 @@ train: $(READY)
 
 sample-data: $(READY)
 	$(BIN)/python sample_data/make_sample_data.py
+
+# Viewers and readers that only the tests in tests/clients need, and that are no packages of the environment itself.
+clients: $(READY)
+	for version in 0.3.0 0.4.0; do \
+	    $(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/clients/dcmqi-$$version dcmqi==$$version || exit 1; \
+	done
+	npm install --silent --no-save --no-package-lock gltf-validator@2.0.0-dev.3.10 @niivue/niivue@0.69.0
 
 # torch first and pinned: a plain "pip install torch" can pull gigabytes of GPU packages.
 $(READY): pyproject.toml constraints.txt

@@ -63,7 +63,19 @@ def write_presentation_state(
         dataset.BodyPartExamined = template_series[0].BodyPartExamined
     else:
         dataset.Laterality = ""
+    _set_pixel_shape(dataset, template_series[0])
     return multiframe.save(dataset, path)
+
+
+def _set_pixel_shape(dataset: Dataset, header: Dataset) -> None:
+    """Say how large the scan's pixels are: highdicom calls them square, and anisotropic scans were shown squeezed.
+
+    Source:
+        DICOM PS3.3, C.10.4: the spacing takes the place of the aspect ratio.
+    """
+    (area,) = dataset.DisplayedAreaSelectionSequence
+    del area.PresentationPixelAspectRatio
+    area.PresentationPixelSpacing = header.PixelSpacing
 
 
 def _images(scan: Volume, headers: Sequence[Dataset]) -> list[Dataset]:

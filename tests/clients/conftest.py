@@ -22,7 +22,7 @@ def run_client() -> Callable[..., str]:
     """Run a program, found beside Python or on the path; return all it said, or skip if it is not installed."""
 
     def run(program: str, *arguments: str | Path) -> str:
-        beside = Path(sys.executable).with_name(program)
+        beside = Path(sys.executable).parent / program  # of an absolute path the path itself
         found = str(beside) if beside.exists() else shutil.which(program)
         if found is None:
             missing(program)

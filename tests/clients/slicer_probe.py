@@ -1,11 +1,12 @@
-"""Open a scene in the core of 3D Slicer and say what it shows; runs in a process of its own, without a screen.
+"""Open scenes in the core of 3D Slicer and say what they show; runs in a process of its own, without a screen.
 
-Usage: python slicer_probe.py SCENE.mrml|SCENE.mrb OUTPUT_FOLDER [R,A,S ...]
+Usage: python slicer_probe.py SCENE.mrml|SCENE.mrb OUTPUT_FOLDER [R,A,S ...] [-- SCENE OUTPUT_FOLDER [R,A,S ...] ...]
 
 Writes OUTPUT_FOLDER/answer.json, and for every view and every point (none: as the scene opens) the picture that
 Slicer's own slice pipeline blends from scan and map, as PNG and as an array with the map's layer alone beside it.
 """
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -124,5 +125,6 @@ def main(path: Path, folder: Path, points: list[list[float] | None]) -> None:
 
 
 if __name__ == "__main__":
-    wanted = [[float(v) for v in argument.split(",")] for argument in sys.argv[3:]]
-    main(Path(sys.argv[1]), Path(sys.argv[2]), [None, *wanted])
+    for _, job in (pair for pair in itertools.groupby(sys.argv[1:], "--".__ne__) if pair[0]):
+        scene, folder, *points = job
+        main(Path(scene), Path(folder), [None, *([float(v) for v in point.split(",")] for point in points)])

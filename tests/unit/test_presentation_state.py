@@ -77,6 +77,13 @@ def test_patient_and_study_are_the_scan_s_and_nothing_else_of_it_travels(tmp_pat
     assert b"never copied" not in (tmp_path / "a.dcm").read_bytes()
 
 
+def test_pixels_keep_their_proportions(tmp_path: Path) -> None:
+    state = write(tmp_path / "a.dcm", make_scan("oblique_mr"))  # 0.9 mm along a row, 1.1 mm down a column
+    (area,) = state.DisplayedAreaSelectionSequence
+    np.testing.assert_allclose([float(value) for value in area.PresentationPixelSpacing], [1.1, 0.9])
+    assert "PresentationPixelAspectRatio" not in area
+
+
 def test_the_first_window_of_the_scan_is_kept(tmp_path: Path) -> None:
     scan = make_scan("axial_ct")
     for header in scan.provenance.source.headers:

@@ -61,8 +61,15 @@ def orthanc(folder: Path) -> Iterator[None]:
     }  # fmt: skip
     (folder / "orthanc.json").write_text(json.dumps(settings))
     program = str(shutil.which("Orthanc", path=f"{os.environ['PATH']}:/usr/sbin"))
+    call = [
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        program,
+        str(folder / "orthanc.json"),
+    ]  # it must not outlive a killed test
     with (folder / "log.txt").open("w") as log:
-        running = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=subprocess.STDOUT)
+        running = subprocess.Popen(call, stdout=log, stderr=subprocess.STDOUT)
     try:
         wait_for_answer(running)
         yield

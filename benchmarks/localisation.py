@@ -28,7 +28,9 @@ from medinterp.attribution.crop import CropOptions, explain_region
 from medinterp.bundle import load_pipeline
 from medinterp.catalogue import find_bundle
 from medinterp.demo import sample_folder
-from medinterp.explanation import Case
+from medinterp.errors import MethodNotValid
+from medinterp.explaining import require_map_in_place
+from medinterp.explanation import Case, Kept
 from medinterp.noise.masked import silent_where_masked
 from medinterp.options import RunOptions
 from medinterp.pipeline import Pipeline, sigma_tensor
@@ -191,14 +193,18 @@ class Planted:
         return ndimage.distance_transform_edt(~region, sampling=self.scan.grid.spacing_mm)
 
 
-def explain(case: Case) -> Tensor:
-    """Return a case's map, channels by voxels of the whole scan."""
+def explain(case: Case) -> Tensor | None:
+    """Return a case's map, channels by voxels of the whole scan; None where it is refused."""
     usual = case.usual_halo()
+    halo = HALO if usual is None else usual  # wider than what a network of known reach looks at
     found = explain_region(
         case.attributor, case.forward(case.denoiser), {case.name: case.image}, {case.name: case.sigma}, case.target,
-        radius=None, halo=HALO if usual is None else usual,  # wider than what a network of known reach looks at
-        options=CropOptions(stride=case.stride, measure_halo=False),
+        radius=None, halo=halo, options=CropOptions(stride=case.stride, measure_halo=False),
     )  # fmt: skip
+    try:
+        require_map_in_place(case, found, halo, Kept())
+    except MethodNotValid:
+        return None
     return found.maps[case.name][0]
 
 
@@ -213,27 +219,30 @@ def controls(case: Case) -> dict[str, Tensor]:
     return found
 
 
-def places(name: str, folder: Path, behind: Sequence[str]) -> dict[str, dict[str, Localisation]]:
+def places(name: str, folder: Path, behind: Sequence[str]) -> dict[str, dict[str, Localisation | None]]:
     """Return where the maps of every method, and the controls, lie on one scan: by question, then by method."""
-    found: dict[str, dict[str, Localisation]] = {}
+    found: dict[str, dict[str, Localisation | None]] = {}
     for question in Planted.read(name, folder).questions(behind):
         one = found[f"{name}: {question.title}"] = {}
         maps = ((method, explain(case)) for method, case in question.cases.items())
         for method, image in chain(maps, controls(next(iter(question.cases.values()))).items()):
-            one[method] = localisation(image, question.cause)
-            print(name, question.title, method, f"{one[method].mass:.3f}", flush=True)
+            one[method] = None if image is None else localisation(image, question.cause)
+            print(name, question.title, method, _mass(one[method]), flush=True)
     return found
 
 
-def rows(found: Mapping[str, Mapping[str, Localisation]]) -> list[list[str]]:
+def _mass(where: Localisation | None) -> str:
+    return "refused" if where is None else f"{where.mass:.2f}"
+
+
+def rows(found: Mapping[str, Mapping[str, Localisation | None]]) -> list[list[str]]:
     """Return one row a method: its mass for each question, in bold where it is not what it must be."""
     lines = []
     for method in next(iter(found.values())):
-        masses = [one[method].mass for one in found.values()]
-        control = method.startswith("control")
-        right = [mass < CHANCE if control else mass >= GOOD for mass in masses]
-        lines.append([method, *(f"{m:.2f}" if ok else f"**{m:.2f}**" for m, ok in zip(masses, right, strict=True))])
-    chance = [next(iter(one.values())).by_chance for one in found.values()]
+        control, masses = method.startswith("control"), [one[method] for one in found.values()]
+        right = [m is None or (m.mass < CHANCE if control else m.mass >= GOOD) for m in masses]
+        lines.append([method, *(_mass(m) if ok else f"**{_mass(m)}**" for m, ok in zip(masses, right, strict=True))])
+    chance = [next(filter(None, one.values())).by_chance for one in found.values()]
     return [*lines, ["share of the scan's voxels", *(f"{share:.4f}" for share in chance)]]
 
 

@@ -1,7 +1,7 @@
 """The explanations of one run: every measurement located once, its gradient shared by the methods that read it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
@@ -9,7 +9,9 @@ from torch import Tensor
 
 from medinterp.assessment.certificate import Certificate
 from medinterp.assessment.full import CHECKS
-from medinterp.attribution import Attribution, Target, WeightedSum
+from medinterp.assessment.place import require_in_place
+from medinterp.attribution import Attribution, Saliency, Target, WeightedSum
+from medinterp.attribution.capabilities import capabilities
 from medinterp.certification import RepeatMaps, certify_fully
 from medinterp.denoisers.base import Denoiser
 from medinterp.errors import ConfigError
@@ -135,6 +137,7 @@ class Explaining:
             case, halo = self._case(explanation, question, name)
             case.require_memory(halo, self.limit)
             attributions[name] = case.explain(halo=halo, gradients=kept[name].gradients)
+            require_map_in_place(case, attributions[name], halo, kept[name])
             certificates[name] = case.certify(attributions[name], kept[name])
             if explanation.checks is not None:
                 certificates[name], found = certify_fully(
@@ -230,6 +233,20 @@ def require_no_halo(explanations: Sequence[Explanation], *, random: bool) -> Non
     """
     if random and any(e.halo is not None for e in explanations):
         raise ConfigError("a halo with a random sampler: a crop would draw other noise than the image; leave it out")
+
+
+def require_map_in_place(case: Case, found: Attribution, halo: int | None, kept: Kept) -> None:
+    """Refuse the map of a rule at activations that lies elsewhere than the measurement's gradient.
+
+    Raises:
+        MethodNotValid: it does.
+    """
+    declared = capabilities(case.attributor)
+    if declared is None or not declared.may_stray:
+        return
+    gradient = replace(case, attributor=Saliency()).explain(halo=halo, gradients=kept.gradients)
+    seen = (..., *case.crop(halo).slices)
+    require_in_place(found.maps[case.name][0][seen], gradient.maps[case.name][0][seen], found.method)
 
 
 def _measure(target: Target, volume: Volume) -> float:

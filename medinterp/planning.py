@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medinterp.assessment.full import CheckOptions
 from medinterp.attribution import Box
@@ -174,6 +174,8 @@ def _explaining(
         case, halo = pipeline.case(name, scan, explanation, seed=options.seed, whole=options.whole)
         declared = capabilities(crop_method(case.attributor, case.crop(halo)))  # on a crop fewer regions count
         cost = Cost(1, 1) if declared is None else declared.cost
+        if declared is not None and declared.may_stray:
+            cost = replace(cost, forward=cost.forward + 1, backward=cost.backward + 1)
         measurement = (id(explanation.locate), id(explanation.measure), explanation.halo)
         reads = hasattr(case.attributor, "of_gradient")
         again = reads and measurement in shared

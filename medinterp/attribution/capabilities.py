@@ -52,6 +52,11 @@ class Capabilities:
         """
         return self.complete or (self.rule == "gradient" and not self.random)
 
+    @property
+    def may_stray(self) -> bool:
+        """Whether its map may lie elsewhere than the gradient, so that it is compared with that before it is shown."""
+        return self.rule in ("activation rule", "layer rule")
+
 
 def _constant(rule: Rule, cost: Cost, *, complete: bool = False) -> Callable[[Attributor], Capabilities]:
     return lambda attributor: Capabilities(rule, complete, random=False, cost=cost)

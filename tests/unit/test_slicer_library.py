@@ -94,7 +94,7 @@ def test_a_cancelled_run_leaves_nothing_and_ends_its_children(tmp_path):
 def test_a_study_is_read_as_it_was_written(tmp_path):
     scan = write_scan(tmp_path / "scan.nii.gz", shape=(24, 24, 20))
     options = {"targets": ("sphere:0,0,0,4",), "methods": ("saliency", "input_x_gradient"), "halo": 0, "whole": False}
-    medinterp.run(scan, tmp_path / "study", export=("slicer",), **options)
+    medinterp.run(scan, tmp_path / "study", export="slicer", **options)
     study = read_study(tmp_path / "study")
     (scene,) = study.scenes
     assert [one.name for one in scene.overlays] == ["input_x_gradient-mean", "saliency-mean"]

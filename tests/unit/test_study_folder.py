@@ -241,7 +241,7 @@ def test_leftovers_of_other_destinations_are_left_alone(tmp_path):
 
 
 def test_without_locks_the_process_number_tells_what_is_abandoned(tmp_path, monkeypatch):
-    monkeypatch.setattr(study_module, "_take_lock", lambda folder: None)
+    monkeypatch.setattr(study_module, "take_lock", lambda path: None)
     here, elsewhere = study_module._machine() + "0" * 8, "zzzz" + "0" * 8
     elsewhere = elsewhere.replace("z", "f" if not here.startswith("ffff") else "e")
     dead, alive = tmp_path / f".out.partial-{NO_PROCESS}-{here}", tmp_path / f".out.partial-{os.getpid()}-{here}"

@@ -68,8 +68,9 @@ def test_lines_of_progress_are_told_from_others():
 
 
 def test_everything_that_a_process_says_arrives_with_its_exit_code():
-    code = 'import sys; print(\'out\'); print(\'{"stage":"a","done":0,"total":1,"detail":""}\', file=sys.stderr); sys.exit(4)'
-    said, ended = Process([sys.executable, "-c", code]).wait()
+    event = json.dumps({"stage": "a", "done": 0, "total": 1, "detail": ""})
+    script = "import sys; print('out'); print(sys.argv[1], file=sys.stderr); sys.exit(4)"
+    said, ended = Process([sys.executable, "-c", script, event]).wait()
     assert ended == 4
     assert set(said) == {Line("out"), Progress("a", 0, 1, "")}
 
@@ -97,7 +98,7 @@ def test_a_study_is_read_as_it_was_written(tmp_path):
     medinterp.run(scan, tmp_path / "study", export="slicer", **options)
     study = read_study(tmp_path / "study")
     (scene,) = study.scenes
-    assert [one.name for one in scene.overlays] == ["input_x_gradient-mean", "saliency-mean"]
+    assert [one.name for one in scene.overlays] == ["inputxgradient-mean", "saliency-mean"]
     for one in scene.overlays:
         assert one.signed
         assert one.limit > 0

@@ -1,0 +1,1 @@
+"""What the Slicer module does beside showing: commands, processes, study folders; standard library only."""

@@ -1,0 +1,90 @@
+"""Asking medinterp about a loaded scan and showing its answers, in Slicer's core, without widgets."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import slicer
+from MedInterpLib import nodes
+from MedInterpLib.command import Question, find_program
+from MedInterpLib.process import Process
+from MedInterpLib.study import read_study
+
+
+class Asking:
+    """One question at a time about volumes of an MRML scene.
+
+    Args:
+        mrml: the scene.
+        environment: of medinterp's process; None for this process's.
+    """
+
+    def __init__(self, mrml: Any, environment: Mapping[str, str] | None = None) -> None:
+        self.mrml, self.environment = mrml, environment
+        self.process: Process | None = None
+        self._work: tempfile.TemporaryDirectory[str] | None = None
+
+    def ask(
+        self, scan: Any, target: str | tuple[Any, str], output: Path, *, program: str = "", **options: Any
+    ) -> Process:
+        """Write the scan, and the segment asked about, where medinterp reads them, and start it.
+
+        Args:
+            scan: volume node.
+            target: text of a target, or (segmentation node, segment ID).
+            output: study folder to make.
+            program: medinterp's; empty for the one on the path.
+            **options: further fields of ``Question``.
+
+        Raises:
+            QuestionError: the question cannot be asked like this.
+            NodeError: a node cannot be written.
+        """
+        found = find_program(program)
+        self.finish()
+        self._work = tempfile.TemporaryDirectory(prefix="medinterp-")
+        try:
+            arguments = self._question(scan, target, output, **options).arguments()
+        except Exception:
+            self.finish()
+            raise
+        self.process = Process([found, *arguments], self.environment)
+        return self.process
+
+    def cancel(self) -> None:
+        """End what runs; nothing half-written is left."""
+        if self.process is not None:
+            self.process.cancel()
+
+    def finish(self) -> None:
+        """Remove what was written for the process."""
+        self.process = None
+        if self._work is not None:
+            self._work.cleanup()
+            self._work = None
+
+    def open(self, folder: Path, beside: Any = None) -> dict[str, nodes.ShownScene]:
+        """Show a study; its nodes lie in a folder of their own, in the study of a scan where one is given.
+
+        Raises:
+            StudyError: it is none.
+            NodeError: a file of it cannot be read.
+        """
+        shown = nodes.show_study(read_study(folder), self.mrml)
+        tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.mrml)
+        if tree is not None:
+            parent = tree.GetSceneItemID() if beside is None else tree.GetItemParent(tree.GetItemByDataNode(beside))
+            item = tree.CreateFolderItem(parent, "medinterp: research use only")
+            for scene in shown.values():
+                for node in (scene.base, *scene.maps.values(), *scene.clusters.values()):
+                    tree.SetItemParent(tree.GetItemByDataNode(node), item)
+        return shown
+
+    def _question(self, scan: Any, target: str | tuple[Any, str], output: Path, **options: Any) -> Question:
+        folder = Path(str(self._work.name if self._work else ""))
+        nodes.write_volume(scan, folder / "scan.nii.gz")
+        if not isinstance(target, str):
+            nodes.write_segment(*target, scan, folder / "target.nii.gz")
+            target = str(folder / "target.nii.gz")
+        return Question(folder / "scan.nii.gz", output, target, **options)

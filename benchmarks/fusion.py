@@ -30,7 +30,7 @@ USUAL_SIGMA = 20.0
 FUSERS: Mapping[str, Fuser] = {
     "**variance-weighted**": VarianceWeighted(),
     "**gradient domain**": GradientDomain(),
-    "**gradient domain, within range**": GradientDomain(within_range=True),
+    "**gradient domain, within each voxel's range**": GradientDomain(within_range=True),
 }
 CLASSIC = ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM", "CC")
 HEAD = ["rule", "least Qabf", "least VIF", "least SSIM", "least CC", "edge recall", "step from nothing", "beyond range",

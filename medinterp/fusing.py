@@ -116,7 +116,7 @@ class Fusing:
             def game(subset: Subset, _draw: torch.Generator) -> Tensor:
                 if moved not in subset and subset in known:
                     return known[subset]
-                image = ready.join(subset).image if subset else nothing
+                image = ready.image(subset) if subset else nothing
                 if moved is None and len(names) <= _FEW:
                     known[subset] = image
                 return image

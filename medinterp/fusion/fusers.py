@@ -79,6 +79,9 @@ class Fuser(Protocol):
     def join(self, parts: Mapping[str, Any]) -> Fused:
         """Return the fused image of prepared modalities, and its account."""
 
+    def image(self, parts: Mapping[str, Any]) -> Tensor:
+        """Return the fused image alone: the same up to rounding, and cheaper where the account costs."""
+
 
 def fuse(
     fuser: Fuser,
@@ -157,6 +160,10 @@ class VarianceWeighted:
         weights = {m: precision[m] / total for m in parts}
         shares = {m: weights[m] * part.image for m, part in parts.items()}
         return summed(shares, weights, {m: part.scale for m, part in parts.items()})
+
+    def image(self, parts: Mapping[str, Scaled]) -> Tensor:
+        """Return the weighted average; see ``Fuser``."""
+        return self.join(parts).image
 
 
 def summed(contributions: Mapping[str, Tensor], weights: Mapping[str, Tensor], scales: Mapping[str, Scale]) -> Fused:

@@ -27,13 +27,14 @@ class GradientDomain:
        of two clean scans the one with more contrast leads, and a noisy one only where it has contrast to tell.
     4. The asked-for gradients are the weighted sum of the modalities' gradients; far from edges the image follows
        their average, weighted by the same contrast over a wider neighbourhood.
-    5. The screened Poisson equation gives the image nearest to both.
+    5. The screened Poisson equation gives the image nearest to both. Contrasts of opposite sign meet where the leading
+       modality changes, and no image has the gradients asked for. So it counts ``stiffest`` times as much where no
+       modality has a step: what cannot be met is missed at edges, and makes no slopes where there are none.
+    6. What still leaves the range of the modalities' values is cut to its end.
 
-    Weights, tensor and scales are constants for differentiation: the fused image is linear in the modalities, constants
-    and single modalities come back as they are, and each contribution is the same equation solved for its modality
-    alone. Contrasts of opposite sign meet where the leading modality changes: no image has the gradients asked for, and
-    its values leave the range of the modalities (figures: docs/fusion.md) unless ``within_range`` cuts them off, at
-    some cost in edges. A modality without any contrast gets no weight.
+    Weights, tensor, stiffness, cuts and scales are constants for differentiation: the fused image is linear in the
+    modalities, constants and single modalities come back as they are, and each contribution is the same equation solved
+    for its modality alone. A modality without any contrast gets no weight.
 
     Args:
         offsets: added to a modality by name before scaling (for CT +1000 puts air at zero).
@@ -41,6 +42,9 @@ class GradientDomain:
         width_mm: smoothing of the structure tensor (standard deviation).
         base_width_mm: the same for the average far from edges.
         length_mm: finer structures than this follow the gradients, coarser ones the average.
+        step: a step to the next voxel of this share of the range halves the stiffness, or more; at least this.
+        stiffest: stiffness where no modality has a step; 1 at the strongest edges.
+        iterations: steps of the solver.
         within_range: whether a voxel beyond the values that the modalities have there becomes the nearest of them.
 
     Source:
@@ -49,10 +53,13 @@ class GradientDomain:
     """
 
     offsets: Mapping[str, float] = field(default_factory=dict)
-    power: float = 8.0
-    width_mm: float = 2.0
+    power: float = 12.0
+    width_mm: float = 1.6
     base_width_mm: float = 12.0
     length_mm: float = 15.0
+    step: float = 0.06
+    stiffest: float = 20.0
+    iterations: int = 6
     within_range: bool = False
 
     def prepare(self, modality: Scaled, spacing_mm: Spacing) -> "Slopes":
@@ -67,19 +74,49 @@ class GradientDomain:
 
     def join(self, parts: Mapping[str, "Slopes"]) -> Fused:
         """Return the image whose gradients are those of the leading modalities; see ``Fuser``."""
+        weights, wanted = self._decide(parts)
+        shares = {m: self._solve(*one, parts) for m, one in wanted.items()}
+        if self.within_range:
+            shares = _cut_off(shares, {m: p.modality for m, p in parts.items()})
+        else:
+            kept = _cut_to_range(torch.stack(list(shares.values())).sum(dim=0), parts)
+            shares = {m: share * kept for m, share in shares.items()}
+        return summed(shares, weights, {m: p.modality.scale for m, p in parts.items()})
+
+    def _decide(self, parts: Mapping[str, "Slopes"]) -> tuple[dict[str, Tensor], dict[str, tuple[Gradient, Tensor]]]:
+        """Return each modality's weight, and the gradient and base that it asks for."""
         along = leading_direction(torch.stack([p.tensor for p in parts.values()]).sum(dim=0))
         energy = {m: _along(p.tensor, along)[None, None] for m, p in parts.items()}
         coverage = {m: p.modality.coverage for m, p in parts.items()}
         weights = _shares(energy, coverage, self.power)
         base_weights = _shares({m: p.far for m, p in parts.items()}, coverage, 1.0)
-        shares = {}
+        wanted = {}
         for m, p in parts.items():
             i, j, k = (weights[m] * slope for slope in p.slope)
-            base = base_weights[m] * p.modality.image
-            shares[m] = solve_screened((i, j, k), base, spacing_mm=p.spacing_mm, length_mm=self.length_mm)
+            wanted[m] = ((i, j, k), base_weights[m] * p.modality.image)
+        return weights, wanted
+
+    def image(self, parts: Mapping[str, "Slopes"]) -> Tensor:
+        """Return the fused image by one solution instead of one a modality; see ``Fuser``."""
         if self.within_range:
-            shares = _cut_off(shares, {m: p.modality for m, p in parts.items()})
-        return summed(shares, weights, {m: p.modality.scale for m, p in parts.items()})
+            return self.join(parts).image  # which modality's value a voxel becomes is decided on its shares
+        _, wanted = self._decide(parts)
+        i, j, k = (torch.stack([slope[axis] for slope, _ in wanted.values()]).sum(dim=0) for axis in range(3))
+        together = self._solve((i, j, k), torch.stack([base for _, base in wanted.values()]).sum(dim=0), parts)
+        return together * _cut_to_range(together, parts)
+
+    def _solve(self, slope: Gradient, base: Tensor, parts: Mapping[str, "Slopes"]) -> Tensor:
+        if len(parts) == 1:
+            return base  # whose gradient the slope is
+        return solve_screened(
+            slope,
+            base,
+            _stiffness(parts, self.step, self.stiffest),
+            spacing_mm=next(iter(parts.values())).spacing_mm,
+            length_mm=self.length_mm,
+            stiffest=self.stiffest,
+            iterations=self.iterations,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +136,34 @@ class Slopes:
     tensor: Float[Tensor, "6 I J K"]
     far: Tensor
     spacing_mm: Spacing
+
+
+def _range(parts: Mapping[str, Slopes]) -> tuple[float, float]:
+    """Return the least and the largest value of any modality where it was measured."""
+    measured = [p.modality.image.detach()[p.modality.coverage.expand_as(p.modality.image) > 0] for p in parts.values()]
+    ends = [(float(x.min()), float(x.max())) for x in measured if x.numel()]
+    return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def _stiffness(parts: Mapping[str, Slopes], step: float, stiffest: float) -> Gradient:
+    """Return how firmly each gradient is to be met: 1 where a modality steps, up to ``stiffest`` where none does."""
+    low, high = _range(parts)
+    stiff = []
+    for axis, mm in enumerate(next(iter(parts.values())).spacing_mm):
+        steps = torch.stack([p.slope[axis].detach().abs() for p in parts.values()]).amax(dim=0) * mm / (high - low)
+        stiff.append((1 / (1 / stiffest + steps / step)).clamp_min(1.0))
+    return stiff[0], stiff[1], stiff[2]
+
+
+def _cut_to_range(image: Tensor, parts: Mapping[str, Slopes]) -> Tensor:
+    """Return the factor that brings every voxel to the end of the modalities' range that it is beyond; a constant.
+
+    It is 1 inside of the range and at most 4: what undershoots a range far above zero by more stays below it.
+    """
+    low, high = _range(parts)
+    image = image.detach()
+    factor = image.clamp(low, high) / torch.where(image == 0, 1.0, image)
+    return torch.where((image >= low) & (image <= high), 1.0, factor.clamp(0.0, 4.0))
 
 
 def _cut_off(shares: Mapping[str, Tensor], modalities: Mapping[str, Scaled]) -> dict[str, Tensor]:

@@ -100,3 +100,7 @@ class Ready:
     def join(self, present: Collection[str]) -> Fused:
         """Return the fused image of those present, at least one."""
         return self.fuser.join({m: part for m, part in self.parts.items() if m in present})
+
+    def image(self, present: Collection[str]) -> Tensor:
+        """Return the same without its account."""
+        return self.fuser.image({m: part for m, part in self.parts.items() if m in present})

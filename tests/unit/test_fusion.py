@@ -95,9 +95,8 @@ def test_the_gradient_fuser_keeps_the_edges_that_only_one_modality_has_without_r
 def test_an_image_kept_within_range_is_still_a_sum_of_linear_contributions() -> None:
     generator = torch.Generator().manual_seed(5)
     noise = {m: torch.randn(1, 1, 24, 24, 24, generator=generator, dtype=torch.float64) for m in "ab"}
-    images = {
-        m: 0.4 + 0.5 * (smooth(x, 2.0, (1.0, 1.0, 1.0)) > 0) for m, x in noise.items()
-    }  # edges of both signs meet
+    patches = {m: (smooth(x, 2.0, (1.0, 1.0, 1.0)) > 0).double() for m, x in noise.items()}  # edges of both signs meet
+    images = {m: 0.4 + 0.5 * patch for m, patch in patches.items()}
     sigmas = {m: torch.full((1, 1, 1, 1, 1), 0.02, dtype=torch.float64) for m in images}
     coverage = {m: torch.ones_like(image) for m, image in images.items()}
     coverage["b"][..., :4] = 0

@@ -13,6 +13,7 @@ from medinterp.fusion.poisson import Gradient, along_axis, forward_gradient, sol
 
 _PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # entries of a symmetric matrix
 _TRUNCATED = 3.0  # standard deviations
+_SLAB = 2  # layers
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,7 @@ class GradientDomain:
 
     def _decide(self, parts: Mapping[str, "Slopes"]) -> tuple[dict[str, Tensor], dict[str, tuple[Gradient, Tensor]]]:
         """Return each modality's weight, and the gradient and base that it asks for."""
-        along = leading_direction(torch.stack([p.tensor for p in parts.values()]).sum(dim=0))
-        energy = {m: _along(p.tensor, along)[None, None] for m, p in parts.items()}
+        energy = _leading_contrast({m: p.tensor for m, p in parts.items()})
         coverage = {m: p.modality.coverage for m, p in parts.items()}
         weights = _shares(energy, coverage, self.power)
         base_weights = _shares({m: p.far for m, p in parts.items()}, coverage, 1.0)
@@ -188,6 +188,20 @@ def _cut_off(shares: Mapping[str, Tensor], modalities: Mapping[str, Scaled]) -> 
 def _certainty(contrast: Tensor, noise: Tensor) -> Tensor:
     """Return the share of a squared contrast that is no noise, 0 to 1."""
     return contrast / (contrast + noise).clamp_min(1e-30)
+
+
+def _leading_contrast(tensors: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "1 1 I J K"]]:
+    """Return each modality's change along the direction in which all together change most.
+
+    Slab by slab: what is computed on the way, some dozens of numbers a voxel, then stays near the processor.
+    """
+    found: dict[str, list[Tensor]] = {m: [] for m in tensors}
+    slabs = {m: tensor.split(_SLAB, dim=1) for m, tensor in tensors.items()}
+    for together in zip(*slabs.values(), strict=True):
+        along = leading_direction(sum(together[1:], start=together[0]))
+        for m, slab in zip(tensors, together, strict=True):
+            found[m].append(_along(slab, along))
+    return {m: torch.cat(parts)[None, None] for m, parts in found.items()}
 
 
 def leading_direction(tensor: Float[Tensor, "6 I J K"]) -> Float[Tensor, "3 I J K"]:

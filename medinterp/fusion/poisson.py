@@ -1,7 +1,8 @@
 """The screened Poisson equation on a box: the image whose gradients are nearest to those asked for."""
 
 import math
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -16,12 +17,6 @@ def forward_gradient(image: Float[Tensor, "B C I J K"], spacing_mm: Spacing) -> 
     """Return the differences to the next voxel along I, J and K, per mm; zero at the last voxel of each axis."""
     i, j, k = (_difference(image, axis) / mm for axis, mm in zip((2, 3, 4), spacing_mm, strict=True))
     return i, j, k
-
-
-def divergence_adjoint(field: Gradient, spacing_mm: Spacing) -> Float[Tensor, "B C I J K"]:
-    """Return the transpose of ``forward_gradient`` applied to a field (minus its divergence)."""
-    parts = [_difference_adjoint(v, axis) / mm for v, axis, mm in zip(field, (2, 3, 4), spacing_mm, strict=True)]
-    return torch.stack(parts).sum(dim=0)
 
 
 def solve_screened(
@@ -55,40 +50,78 @@ def solve_screened(
         Bhat et al., "Fourier analysis of the 2D screened Poisson equation for gradient domain problems", ECCV 2008;
         Golub & Varga, "Chebyshev semi-iterative methods", Numerische Mathematik 3 (1961).
     """
-    screening = torch.stack(stiffness).amin(dim=0) / length_mm**2
+    return _Solved.apply(*field, base, stiffness, _Settings(spacing_mm, length_mm, stiffest, iterations))
 
-    def apply(image: Tensor) -> Tensor:
-        slope = forward_gradient(image, spacing_mm)
-        stiff = _weighted(stiffness, slope)
-        return divergence_adjoint(stiff, spacing_mm) + screening * image
 
-    def precondition(image: Tensor) -> Tensor:
-        return _divided(image, spacing_mm, length_mm)
+@dataclass(frozen=True)
+class _Settings:
+    spacing_mm: Spacing
+    length_mm: float
+    stiffest: float
+    iterations: int
 
-    centre, half = (stiffest + 1) / 2, (stiffest - 1) / 2
-    wanted, had = _weighted(stiffness, field), _weighted(stiffness, forward_gradient(base, spacing_mm))
-    lacking = divergence_adjoint((wanted[0] - had[0], wanted[1] - had[1], wanted[2] - had[2]), spacing_mm)
-    found, step, ratio = base, precondition(lacking) / centre, half / centre
-    for _ in range(iterations - 1):
-        found, lacking = found + step, lacking - apply(step)
+
+class _Solved(torch.autograd.Function):
+    """Base plus the steps' answer to what it lacks; the steps are a symmetric matrix, so they are their own transpose.
+
+    By hand because a scan's worth of graph nodes for every step would hold gigabytes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, i: Tensor, j: Tensor, k: Tensor, base: Tensor, stiffness: Gradient, how: _Settings) -> Tensor:
+        ctx.stiffness, ctx.how = stiffness, how
+        lacking = torch.zeros_like(base)
+        for axis, (wanted, stiff) in enumerate(zip((i, j, k), stiffness, strict=True)):
+            _add_stiff(lacking, wanted.narrow(axis + 2, 0, base.shape[axis + 2] - 1), stiff, axis, how)
+        return base + _steps(lacking - _stiff_laplacian(base, stiffness, how), stiffness, how)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        stiffness, how, (wanted,) = ctx.stiffness, ctx.how, gradients
+        steps = _steps(wanted, stiffness, how)
+        slopes = forward_gradient(steps, how.spacing_mm)
+        fields = [stiff * slope for stiff, slope in zip(stiffness, slopes, strict=True)]
+        return *fields, wanted - _stiff_laplacian(steps, stiffness, how), None, None
+
+
+def _steps(lacking: Tensor, stiffness: Gradient, how: _Settings) -> Tensor:
+    """Return what Chebyshev's steps answer to a right side; ``lacking`` is used up."""
+    screening = torch.minimum(torch.minimum(stiffness[0], stiffness[1]), stiffness[2]) / how.length_mm**2
+    centre, half = (how.stiffest + 1) / 2, (how.stiffest - 1) / 2
+    step = _divided(lacking, how) / centre
+    found, lacking, ratio = step.clone(), lacking.clone(), half / centre
+    for _ in range(how.iterations - 1):
+        lacking -= _stiff_laplacian(step, stiffness, how).addcmul_(screening, step)
         following = 1 / (2 * centre / half - ratio)
-        step = following * ratio * step + 2 * following / half * precondition(lacking)
+        step.mul_(following * ratio).add_(_divided(lacking, how), alpha=2 * following / half)
+        found += step
         ratio = following
-    return found + step
+    return found
 
 
-def _weighted(stiffness: Gradient, slope: Gradient) -> Gradient:
-    i, j, k = (weight * part for weight, part in zip(stiffness, slope, strict=True))
-    return i, j, k
+def _stiff_laplacian(image: Tensor, stiffness: Gradient, how: _Settings) -> Tensor:
+    """Return minus the divergence of the stiffness times the gradient."""
+    total = torch.zeros_like(image)
+    for axis, stiff in enumerate(stiffness):
+        _add_stiff(total, image.diff(dim=axis + 2).div_(how.spacing_mm[axis]), stiff, axis, how)
+    return total
 
 
-def _divided(right: Tensor, spacing_mm: Spacing, length_mm: float) -> Tensor:
-    """Return the solution of the screened Poisson equation for a right side."""
+def _add_stiff(total: Tensor, slope: Tensor, stiff: Tensor, axis: int, how: _Settings) -> None:
+    """Add the transpose of one axis' differences applied to stiffness times a slope, which has one layer less."""
+    last = total.shape[axis + 2] - 1
+    flow = slope * stiff.narrow(axis + 2, 0, last) / how.spacing_mm[axis]
+    total.narrow(axis + 2, 1, last).add_(flow)
+    total.narrow(axis + 2, 0, last).sub_(flow)
+
+
+def _divided(right: Tensor, how: _Settings) -> Tensor:
+    """Return the solution of the equation of stiffness 1 for a right side."""
     transforms = [_cosines(n, right) for n in right.shape[2:]]
     spectrum = right
     for axis, cosines in zip((2, 3, 4), transforms, strict=True):
         spectrum = along_axis(cosines, spectrum, axis)
-    spectrum = spectrum / (1.0 / length_mm**2 + _eigenvalues(right, spacing_mm))
+    spectrum = spectrum / (1.0 / how.length_mm**2 + _eigenvalues(right, how.spacing_mm))
     for axis, cosines in zip((2, 3, 4), transforms, strict=True):
         spectrum = along_axis(cosines.T, spectrum, axis)
     return spectrum
@@ -98,12 +131,6 @@ def _difference(image: Tensor, axis: int) -> Tensor:
     last = image.shape[axis] - 1
     step = image.narrow(axis, 1, last) - image.narrow(axis, 0, last)
     return torch.cat([step, torch.zeros_like(image.narrow(axis, 0, 1))], dim=axis)
-
-
-def _difference_adjoint(field: Tensor, axis: int) -> Tensor:
-    last = field.shape[axis] - 1
-    kept, zero = field.narrow(axis, 0, last), torch.zeros_like(field.narrow(axis, 0, 1))
-    return torch.cat([zero, kept], dim=axis) - torch.cat([kept, zero], dim=axis)
 
 
 def _cosines(n: int, like: Tensor) -> Tensor:

@@ -196,7 +196,7 @@ def _leading_contrast(tensors: Mapping[str, Tensor]) -> dict[str, Float[Tensor, 
     Slab by slab: what is computed on the way, some dozens of numbers a voxel, then stays near the processor.
     """
     found: dict[str, list[Tensor]] = {m: [] for m in tensors}
-    slabs = {m: tensor.split(_SLAB, dim=1) for m, tensor in tensors.items()}
+    slabs = {m: torch.split(tensor, _SLAB, dim=1) for m, tensor in tensors.items()}
     for together in zip(*slabs.values(), strict=True):
         along = leading_direction(sum(together[1:], start=together[0]))
         for m, slab in zip(tensors, together, strict=True):

@@ -50,7 +50,9 @@ def solve_screened(
         Bhat et al., "Fourier analysis of the 2D screened Poisson equation for gradient domain problems", ECCV 2008;
         Golub & Varga, "Chebyshev semi-iterative methods", Numerische Mathematik 3 (1961).
     """
-    return _Solved.apply(*field, base, stiffness, _Settings(spacing_mm, length_mm, stiffest, iterations))
+    how = _Settings(spacing_mm, length_mm, stiffest, iterations)
+    solved: Tensor = _Solved.apply(*field, base, stiffness, how)  # type: ignore[no-untyped-call]
+    return solved
 
 
 @dataclass(frozen=True)

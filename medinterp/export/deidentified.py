@@ -1,4 +1,4 @@
-"""The last step of a de-identified study: copies of the scan that derived objects can refer to, and no dates anywhere."""
+"""The last step of a de-identified study: copies of the scan for derived objects to refer to, and no dates anywhere."""
 
 import warnings
 from collections.abc import Mapping

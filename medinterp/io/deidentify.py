@@ -49,11 +49,10 @@ _DUMMIES: Final[Mapping[str, Any]] = {
 
 @lru_cache(maxsize=1)
 def profile_actions() -> Mapping[tuple[int, int], str]:
-    """Return what the profile does with each attribute it lists: "U" (another UID), "X" (remove), "Z" (empty), "D"
-    (dummy).
+    """Return what the profile does with each attribute that it lists.
 
-    Where the standard leaves a choice that depends on the kind of object ("X/Z/D"), the last one is taken: it is the
-    one that every kind of object allows. Sequences with a choice go as far as they may.
+    "U" is another UID, "X" remove, "Z" empty, "D" a dummy. Where the standard leaves a choice that depends on the kind
+    of object ("X/Z/D"), the last is taken: every kind allows it.
 
     Raises:
         PluginError: the package with the table is not installed.

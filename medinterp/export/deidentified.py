@@ -11,7 +11,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 from medinterp.errors import InputError
 from medinterp.export.dicom_files import DICOM
 from medinterp.io.deidentify import Deidentifier, mark, without_dates
-from medinterp.io.dicom_headers import damage
+from medinterp.io.dicom_headers import DicomFile, damage
 from medinterp.results import InputResult
 
 REMAINS = (
@@ -69,7 +69,8 @@ def _copied(path: Path, remover: Deidentifier) -> Dataset:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom quotes values, which may be patient data
         try:
-            source = dcmread(path, force=True)
+            with DicomFile(path) as file:
+                source = dcmread(file, force=True)
             made = remover.header(source)
             syntax = getattr(source, "file_meta", {}).get("TransferSyntaxUID")
             made.file_meta = FileMetaDataset()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from medinterp.io.source_files import MAX_VOXELS
+from medinterp.io.source_files import MAX_VOXELS, BoundedReader
 
 SCAN_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2": "CT",
@@ -97,6 +97,23 @@ class Plane:
     modality: str
 
 
+class DicomFile(BoundedReader):
+    """A DICOM file to be parsed: no element is longer than the file, and nothing is inflated.
+
+    pydicom asks for all of a file at once in one case alone, the deflated transfer syntax, to inflate it in memory.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return so many bytes, or those that are left.
+
+        Raises:
+            UnreadableHeader: the whole file is asked for.
+        """
+        if size is None or size < 0:
+            refuse_deflated({"TransferSyntaxUID": DEFLATED})
+        return super().read(size)
+
+
 def read_header(path: Path, *, force: bool) -> Any:
     """Read everything before the pixels; None when the file is no image (a directory, a document).
 
@@ -109,9 +126,9 @@ def read_header(path: Path, *, force: bool) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom quotes values, which may be patient data
         try:
-            if not force:
-                refuse_deflated(pydicom.filereader.read_file_meta_info(path))
-            header = pydicom.dcmread(path, stop_before_pixels=True, force=force)
+            with DicomFile(path) as file:
+                header = pydicom.dcmread(file, stop_before_pixels=True, force=force)
+            refuse_deflated(header.file_meta)
             kind = header.get("SOPClassUID")
             stored_as = getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID")
         except InvalidDicomError:
@@ -140,6 +157,7 @@ def refuse_deflated(meta: Any) -> None:
 
 def why_not_a_scan(header: Any) -> str | None:
     """Say why an object is not a scan that can be read, or None."""
+    from pydicom.config import IGNORE
     from pydicom.uid import UID
 
     try:
@@ -148,7 +166,10 @@ def why_not_a_scan(header: Any) -> str | None:
         kind = str(header.SOPClassUID)
     except damage() as error:
         raise _damaged(error) from error
-    return None if kind in SCAN_CLASSES else UID(kind).name
+    if kind in SCAN_CLASSES:
+        return None
+    name = UID(kind, validation_mode=IGNORE).name
+    return "of an unknown kind" if name == kind else name  # in a damaged header the kind may be any text, a name even
 
 
 def planes_of(path: Path, header: Any) -> list[Plane]:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Shaped
 
 from medinterp.errors import InputError, UnsupportedSeries
-from medinterp.io.dicom_headers import Plane, damage, refuse_deflated
+from medinterp.io.dicom_headers import DicomFile, Plane, damage, refuse_deflated
 from medinterp.io.source_files import unreadable
 
 # A padding value this far (of the range of the other values) outside them is no measurement; one that blends in is.
@@ -77,7 +77,8 @@ def _decode(path: Path, plane: Plane) -> Shaped[np.ndarray, "frames rows columns
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom quotes values, which may be patient data
         try:
-            dataset = pydicom.dcmread(path, force=True)
+            with DicomFile(path) as file:
+                dataset = pydicom.dcmread(file, force=True)
             refuse_deflated(dataset.file_meta)
             _name_encoding(dataset)
             pixels = np.asarray(dataset.pixel_array)

@@ -40,7 +40,8 @@ def open_image(path: Path) -> Any:
     from nibabel.spatialimages import HeaderDataError
 
     try:
-        image = nibabel.load(path)  # type: ignore[no-untyped-call,unused-ignore]
+        with np.errstate(all="ignore"):  # a signalling NaN among its numbers
+            image = nibabel.load(path)  # type: ignore[no-untyped-call,unused-ignore]
     except OSError as error:
         if error.errno is not None:
             raise unreadable(error, "the NIfTI file") from error
@@ -92,6 +93,7 @@ def _refuse_lies(image: Any, path: Path) -> None:
         )
 
 
+@np.errstate(all="ignore")  # what a damaged header gives is checked, not warned about
 def place(image: Any, use_form: Form | None) -> tuple[Grid, list[str]]:
     """Return where the voxels are, in mm, and what to note about it.
 

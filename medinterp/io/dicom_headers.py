@@ -26,6 +26,7 @@ SCAN_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.130": "PT",
 }
 DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
+PRIVATE_BYTES = 1 << 16
 DEFLATED = "1.2.840.10008.1.2.1.99"
 # What tells the volumes of one series apart (time points, echoes, b-values, ...), the surest first.
 SPLITTERS = (
@@ -129,6 +130,7 @@ def read_header(path: Path, *, force: bool) -> Any:
             with DicomFile(path) as file:
                 header = pydicom.dcmread(file, stop_before_pixels=True, force=force)
             refuse_deflated(header.file_meta)
+            _drop_large_private(header)
             kind = header.get("SOPClassUID")
             stored_as = getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID")
         except InvalidDicomError:
@@ -147,6 +149,13 @@ def _damaged(error: Exception) -> Exception:
     if isinstance(error, OSError) and error.errno is not None:
         return error
     return UnreadableHeader(f"the header is damaged, incomplete or cut off ({type(error).__name__})")
+
+
+def _drop_large_private(header: Any) -> None:
+    """Forget private elements that are long: nothing here reads them, and the headers of a whole series are kept."""
+    long = [e.tag for e in header.elements() if e.tag.is_private and len(e.value or b"") > PRIVATE_BYTES]
+    for tag in long:
+        del header[tag]
 
 
 def refuse_deflated(meta: Any) -> None:

@@ -96,23 +96,19 @@ def list_files(folder: Path) -> FolderListing:
         try:
             with os.scandir(waiting.pop()) as listed:
                 entries = sorted((entry for entry in listed if entry.name[0] != "."), key=lambda entry: entry.name)
-            folders = [entry for entry in entries if entry.is_dir()]
-            outside += sum(entry.is_symlink() for entry in folders)
-            waiting += [entry.path for entry in reversed(folders) if not entry.is_symlink()]
-            for entry in entries:
-                if entry.is_symlink() and not _leads_to(entry.path).is_relative_to(root):
-                    outside += not entry.is_dir()
-                elif entry.is_file():
-                    found.append(Path(entry.path))
         except OSError as error:
             raise unreadable(error, "a folder of the input") from error
+        waiting += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
+        left_out = {entry.name for entry in entries if entry.is_symlink() and _leads_away(entry.path, root)}
+        outside += len(left_out)
+        found += [Path(e.path) for e in entries if os.path.isfile(e.path) and e.name not in left_out]
     notes = (f"links not followed: {outside} (they lead out of the folder)",) if outside else ()
     return FolderListing(tuple(found), notes)
 
 
-def _leads_to(link: str) -> Path:
-    """Return what a link leads to; unlike ``Path.resolve`` it takes a circle of links as it is."""
-    return Path(os.path.realpath(link))
+def _leads_away(link: str, root: Path) -> bool:
+    """Whether a link leads to a folder or out of the root; one that leads round in circles leads nowhere."""
+    return os.path.isdir(link) or not Path(os.path.realpath(link)).is_relative_to(root)
 
 
 def is_nifti(path: Path) -> bool:

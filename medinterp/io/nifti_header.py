@@ -1,6 +1,7 @@
 """What a NIfTI header says about place, size and unit, read so that a lying header does no harm."""
 
 import json
+import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +41,8 @@ def open_image(path: Path) -> Any:
     from nibabel.spatialimages import HeaderDataError
 
     try:
-        with np.errstate(all="ignore"):  # a signalling NaN among its numbers
+        with np.errstate(all="ignore"), warnings.catch_warnings():  # of a signalling NaN, or an odd extension
+            warnings.simplefilter("ignore")
             image = nibabel.load(path)  # type: ignore[no-untyped-call,unused-ignore]
     except OSError as error:
         if error.errno is not None:

@@ -32,6 +32,7 @@ PROFILE: Final = ("113100", "DCM", "Basic Application Confidentiality Profile")
 METHOD: Final = "medinterp: DICOM PS3.15 Basic Profile"
 _DEEPEST: Final = 64  # sequences within sequences; no scanner comes near it
 _GRAPHICS: Final = (0x5000, 0x6000)  # curves and overlays: their bits go, and without them the rest says nothing
+_REFERENCED_STUDIES: Final = (0x0008, 0x1110)  # optional in every image, and then never empty: it goes as a whole
 _NAMING: Final = ("AE", "PN", "UR")  # name people, machines and places of files whatever the attribute is
 _TEXT: Final = ("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UT")
 _DUMMIES: Final[Mapping[str, Any]] = {
@@ -69,7 +70,8 @@ def profile_actions() -> Mapping[tuple[int, int], str]:
     table = dicom_anonymization_database_selector(f"dicomfields_{EDITION}")
     last = {"X_TAGS": "X", "X_Z_TAGS": "Z", "Z_TAGS": "Z", "X_D_TAGS": "D", "X_Z_D_TAGS": "D", "Z_D_TAGS": "D",
             "D_TAGS": "D", "X_Z_U_STAR_TAGS": "U", "U_TAGS": "U"}  # fmt: skip
-    return {(tag[0], tag[1]): action for part, action in last.items() for tag in table[part] if len(tag) == 2}
+    actions = {(tag[0], tag[1]): action for part, action in last.items() for tag in table[part] if len(tag) == 2}
+    return {**actions, _REFERENCED_STUDIES: "X"}
 
 
 class Deidentifier:

@@ -59,7 +59,7 @@ def write_study(
         OutputError: the folder exists, or cannot be written.
     """
     contents = StudyContents(result, facts, tuple(draw_maps(result)))
-    with StudyFolder(folder, overwrite=overwrite, expected_bytes=_room(result, writers)) as study:
+    with StudyFolder(folder, overwrite=overwrite, expected_bytes=_room(result, writers, remover)) as study:
         if remover is not None:
             contents.notes.append(REMAINS)
         _run_writers(writers, contents, study.path, on_step)
@@ -100,8 +100,10 @@ def _run_writers(writers: Mapping[str, Writer], contents: StudyContents, folder:
         contents.notes.extend(writers[_REPORT](contents, folder))
 
 
-def _room(result: Result, writers: Collection[str]) -> int:
-    """Return how many bytes the study may take."""
+def _room(result: Result, writers: Collection[str], remover: Deidentifier | None) -> int:
+    """Return how many bytes the study may take; the files of a de-identified scan are copied."""
+    read = [path for one in result.inputs.values() for path in one.scan.provenance.source.paths]
+    copies = 0 if remover is None else sum(path.stat().st_size for path in read if path.exists())
     scans = sum(one.scan.voxels.size for one in result.inputs.values())
     maps = sum(
         volume.voxels.size
@@ -110,4 +112,4 @@ def _room(result: Result, writers: Collection[str]) -> int:
         for volume in group.values()
     )
     fused = [] if result.fusion is None else [v.voxels.size for _, v, _, _ in fusion_volumes(result, result.fusion)]
-    return expected_bytes(scans, maps + sum(fused), writers)
+    return copies + expected_bytes(scans, maps + sum(fused), writers)

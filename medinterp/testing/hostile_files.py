@@ -9,6 +9,7 @@ import struct
 import tempfile
 import traceback
 import warnings
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from medinterp.volume import Grid, Provenance, Source, Volume
 
 SECRET: Final = "Phantom^Numbers"  # the patient of every DICOM file here; no message may name them
 Files = Mapping[str, bytes]
+_LONGEST: Final = 1 << 20
 _SHAPE: Final = (5, 4, 3)
 _NUMBERS: Final = (0, 1, 2, 3, 4, 7, 8, 16, 64, 127, 128, 255, 256, 512, 1024, 32767, 32768, 65535, 2**31 - 1, 2**31,
                    2**32 - 1, 2**53, 2**63 - 1, 2**63, 2**64 - 1)  # fmt: skip
@@ -67,13 +69,26 @@ def damaged(kind: HostileFormat, files: Files, generator: Generator) -> Files:
 
 def damage_one(kind: HostileFormat, content: bytes, generator: Generator) -> bytes:
     """Return the content of one file, damaged; of a packed file the unpacked content, mostly."""
-    if content[:2] == b"\x1f\x8b" and generator.random() < 0.7:
-        return gzip.compress(damage_one(kind, gzip.decompress(content), generator), 1, mtime=0)
+    inside = _unpacked(content) if generator.random() < 0.7 else None
+    if inside is not None:
+        return gzip.compress(damage_one(kind, inside, generator), 1, mtime=0)
     for _ in range(int(generator.integers(0, 4))):
         content = kind.change(content, generator)
     for _ in range(int(generator.integers(0, 3)) or int(generator.random() < 0.3)):
         content = _change_bytes(content, kind.head, generator)
     return content
+
+
+def _unpacked(content: bytes) -> bytes | None:
+    """Return what is in a gzip file; None where that is nothing, damaged or long."""
+    if content[:2] != b"\x1f\x8b":
+        return None
+    try:
+        unpacker = zlib.decompressobj(wbits=31)
+        inside = unpacker.decompress(content, _LONGEST)
+    except zlib.error:
+        return None
+    return inside if unpacker.eof else None
 
 
 def try_reading(kind: HostileFormat, files: Files) -> Literal["read", "refused"]:

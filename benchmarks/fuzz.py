@@ -6,7 +6,6 @@ it; without, damage is drawn by a seed alone. Exits with 1 when a reader failed 
 
 import argparse
 import json
-import logging
 import multiprocessing
 import resource
 import sys
@@ -110,7 +109,6 @@ def _collect(pipe: Connection, tally: Tally, count: int) -> bool:
 
 def _work(pipe: Connection, name: str, seed: int, first: int, count: int, engine: str) -> None:
     """Be the child: import the readers, take the limits, and report every case."""
-    logging.disable()
     if engine == "atheris":
         import atheris
 

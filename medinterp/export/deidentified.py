@@ -1,6 +1,5 @@
 """The last step of a de-identified study: copies of the scan for derived objects to refer to, and no dates anywhere."""
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from medinterp.errors import InputError
 from medinterp.export.dicom_files import DICOM
 from medinterp.io.deidentify import Deidentifier, mark, without_dates
 from medinterp.io.dicom_headers import DicomFile, damage
+from medinterp.io.dicom_quiet import unquoted
 from medinterp.results import InputResult
 
 REMAINS = (
@@ -20,6 +20,7 @@ REMAINS = (
 )
 
 
+@unquoted()
 def finish_deidentified(inputs: Mapping[str, InputResult], folder: Path, remover: Deidentifier) -> None:
     """Copy the scans without identifiers, and take dates and private attributes out of all other objects.
 
@@ -66,22 +67,20 @@ def _copied(path: Path, remover: Deidentifier) -> Dataset:
     Raises:
         InputError: the file has changed since it was read.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom quotes values, which may be patient data
-        try:
-            with DicomFile(path) as file:
-                source = dcmread(file, force=True)
-            made = remover.header(source)
-            syntax = getattr(source, "file_meta", {}).get("TransferSyntaxUID")
-            made.file_meta = FileMetaDataset()
-            made.file_meta.TransferSyntaxUID = syntax or _plain_syntax(source)
-            made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
-            made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
-            made.set_original_encoding(*source.original_encoding, source.original_character_set)
-        except damage() as error:
-            raise InputError(
-                "a file of the scan cannot be read again to be copied without identifiers; it changed during the run"
-            ) from error
+    try:
+        with DicomFile(path) as file:
+            source = dcmread(file, force=True)
+        made = remover.header(source)
+        syntax = getattr(source, "file_meta", {}).get("TransferSyntaxUID")
+        made.file_meta = FileMetaDataset()
+        made.file_meta.TransferSyntaxUID = syntax or _plain_syntax(source)
+        made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
+        made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
+        made.set_original_encoding(*source.original_encoding, source.original_character_set)
+    except damage() as error:
+        raise InputError(
+            "a file of the scan cannot be read again to be copied without identifiers; it changed during the run"
+        ) from error
     return made
 
 

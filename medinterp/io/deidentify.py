@@ -23,6 +23,7 @@ from pydicom.uid import UID
 
 from medinterp.errors import InputError, PluginError
 from medinterp.io.dicom_headers import damage
+from medinterp.io.dicom_quiet import unquoted
 from medinterp.io.dicom_words import code_item
 from medinterp.volume import Volume
 
@@ -97,6 +98,7 @@ class Deidentifier:
         digest = hmac.new(self._key, old.encode(), hashlib.sha256).digest()[:16]
         return UID(f"2.25.{uuid.UUID(bytes=digest, version=4).int}")
 
+    @unquoted()
     def scan(self, scan: Volume) -> Volume:
         """Return a scan whose headers, frame of reference and hash name nobody; its voxels are the same.
 

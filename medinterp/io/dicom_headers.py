@@ -2,7 +2,6 @@
 
 import math
 import struct
-import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from medinterp.io.dicom_quiet import unquoted
 from medinterp.io.source_files import MAX_VOXELS, BoundedReader
 
 SCAN_CLASSES = {
@@ -115,6 +115,7 @@ class DicomFile(BoundedReader):
         return super().read(size)
 
 
+@unquoted()
 def read_header(path: Path, *, force: bool) -> Any:
     """Read everything before the pixels; None when the file is no image (a directory, a document).
 
@@ -124,19 +125,17 @@ def read_header(path: Path, *, force: bool) -> Any:
     import pydicom
     from pydicom.errors import InvalidDicomError
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom quotes values, which may be patient data
-        try:
-            with DicomFile(path) as file:
-                header = pydicom.dcmread(file, stop_before_pixels=True, force=force)
-            refuse_deflated(header.file_meta)
-            _drop_large_private(header)
-            kind = header.get("SOPClassUID")
-            stored_as = getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID")
-        except InvalidDicomError:
-            return None
-        except damage() as error:
-            raise _damaged(error) from error
+    try:
+        with DicomFile(path) as file:
+            header = pydicom.dcmread(file, stop_before_pixels=True, force=force)
+        refuse_deflated(header.file_meta)
+        _drop_large_private(header)
+        kind = header.get("SOPClassUID")
+        stored_as = getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID")
+    except InvalidDicomError:
+        return None
+    except damage() as error:
+        raise _damaged(error) from error
     if stored_as == DIRECTORY_CLASS or (kind is None and force):
         return None
     if kind is None:
@@ -164,6 +163,7 @@ def refuse_deflated(meta: Any) -> None:
         raise UnreadableHeader("deflated transfer syntax is not read: convert it with 'dcmconv +te' from dcmtk")
 
 
+@unquoted()
 def why_not_a_scan(header: Any) -> str | None:
     """Say why an object is not a scan that can be read, or None."""
     from pydicom.config import IGNORE
@@ -181,21 +181,20 @@ def why_not_a_scan(header: Any) -> str | None:
     return "of an unknown kind" if name == kind else name  # in a damaged header the kind may be any text, a name even
 
 
+@unquoted()
 def planes_of(path: Path, header: Any) -> list[Plane]:
     """Describe every frame of a CT, MR or PET file.
 
     Raises:
         UnreadableHeader: a size is missing or impossible.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            frames = int(header.get("NumberOfFrames") or 1)
-            rows, columns = int(header.Rows), int(header.Columns)
-            _check_sizes(path, header, rows, columns, frames)
-            return [_plane(path, header, frame, rows, columns) for frame in range(frames)]
-        except damage() as error:
-            raise _damaged(error) from error
+    try:
+        frames = int(header.get("NumberOfFrames") or 1)
+        rows, columns = int(header.Rows), int(header.Columns)
+        _check_sizes(path, header, rows, columns, frames)
+        return [_plane(path, header, frame, rows, columns) for frame in range(frames)]
+    except damage() as error:
+        raise _damaged(error) from error
 
 
 def _check_sizes(path: Path, header: Any, rows: int, columns: int, frames: int) -> None:

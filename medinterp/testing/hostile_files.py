@@ -5,12 +5,14 @@ case, ``try_reading`` says what a reader made of them, or raises ``ReaderFailed`
 """
 
 import gzip
+import logging
 import struct
 import tempfile
 import traceback
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -95,19 +97,40 @@ def try_reading(kind: HostileFormat, files: Files) -> Literal["read", "refused"]
     """Write the files, describe them and read them.
 
     Raises:
-        ReaderFailed: anything but a volume or a MedinterpError came of it, a library warned, or a text named the
-            patient or the file.
+        ReaderFailed: anything but a volume or a MedinterpError came of it, a library warned, or a text or a log named
+            the patient or the folder.
     """
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as warned:
+    with (
+        _listening() as logged,
+        tempfile.TemporaryDirectory() as folder,
+        warnings.catch_warnings(record=True) as warned,
+    ):
         warnings.simplefilter("always")
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)
         path = Path(folder) / kind.opened
         outcome, said = _outcome(path)
         said += [f"{warning.category.__name__}: {warning.message}" for warning in warned]
-        if warned or any(secret in text for text in said for secret in (SECRET, folder)):
-            raise ReaderFailed("; ".join(said))
+        if warned or any(secret in text for text in (*said, *logged) for secret in (SECRET, folder)):
+            raise ReaderFailed("; ".join([*said, *logged]))
     return outcome
+
+
+@contextmanager
+def _listening() -> Iterator[list[str]]:
+    """Collect what is logged, whoever logs it, and keep it off the screen."""
+    heard: list[str] = []
+    listener = logging.Handler()
+    listener.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    loggers = [logging.getLogger(name) for name in (None, "nibabel.global", "pydicom")]
+    before = [one.handlers for one in loggers]
+    try:
+        for one in loggers:
+            one.handlers = [listener]
+        yield heard
+    finally:
+        for one, handlers in zip(loggers, before, strict=True):
+            one.handlers = handlers
 
 
 def _outcome(path: Path) -> tuple[Literal["read", "refused"], list[str]]:

@@ -1,6 +1,5 @@
 """Whatever is damaged or lies in a header, a volume or a MedinterpError comes of it; the command line stays calm."""
 
-import logging
 import tempfile
 from pathlib import Path
 
@@ -16,12 +15,6 @@ from medinterp.testing.hostile_files import FORMATS, ReaderFailed, damage_one, d
 
 _SEEDS = st.integers(0, 2**32 - 1)
 _CLEAN = {name: kind.clean() for name, kind in FORMATS.items()}
-
-
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """nibabel logs what it mends in a header, which is no fault."""
-    caplog.set_level(logging.CRITICAL)
 
 
 @pytest.mark.parametrize("name", readable_formats())

@@ -7,12 +7,13 @@ it; without, damage is drawn by a seed alone. Exits with 1 when a reader failed 
 import argparse
 import json
 import multiprocessing
+import os
 import resource
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
@@ -22,6 +23,7 @@ from typing import Any
 from benchmarks.report import PAGE, table, versions, write_section
 
 CPU_S, MEMORY_BYTES, WALL_S = 10, 1 << 30, 120
+MOST_CHILDREN = 50
 HEAD = ("format", "headers", "read", "refused", "findings", "slowest, s CPU", "peak, MB", "engine")
 SECURITY = PAGE.with_name("security.md")
 ENGINES = ("atheris", "seeded")
@@ -73,13 +75,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 def fuzz(name: str, count: int, engine: str, seed: int) -> Tally:
     """Try so many headers; a child that dies or hangs is a finding, and the next one goes on behind it."""
-    tally, started = Tally(), 0
-    while tally.count < count and started < 50:
-        started += 1
+    tally = Tally()
+    for _ in range(MOST_CHILDREN):
         before = tally.count
+        corpus = tempfile.TemporaryDirectory()
         mine, theirs = multiprocessing.get_context("spawn").Pipe(duplex=False)
         child = multiprocessing.get_context("spawn").Process(
-            target=_work, args=(theirs, name, seed, before, count, engine)
+            target=_work, args=(theirs, corpus.name, name, seed, (before, count), engine)
         )
         child.start()
         theirs.close()
@@ -87,9 +89,12 @@ def fuzz(name: str, count: int, engine: str, seed: int) -> Tally:
         if hung:
             child.kill()
         child.join()
-        if tally.count < count:
-            why = f"no answer within {WALL_S} s" if hung else f"the child ended with code {child.exitcode}"
-            tally.add("finding", f"{name}, case {tally.count} of seed {seed}: {why}")
+        mine.close()
+        corpus.cleanup()
+        if tally.count >= count:
+            break
+        why = f"no answer within {WALL_S} s" if hung else f"the child ended with code {child.exitcode}"
+        tally.add("finding", f"{name}, case {tally.count} of seed {seed}: {why}")
     return tally
 
 
@@ -107,8 +112,9 @@ def _collect(pipe: Connection, tally: Tally, count: int) -> bool:
     return False
 
 
-def _work(pipe: Connection, name: str, seed: int, first: int, count: int, engine: str) -> None:
+def _work(pipe: Connection, corpus: str, name: str, seed: int, cases: tuple[int, int], engine: str) -> None:
     """Be the child: import the readers, take the limits, and report every case."""
+    first, count = cases
     if engine == "atheris":
         import atheris
 
@@ -123,6 +129,8 @@ def _work(pipe: Connection, name: str, seed: int, first: int, count: int, engine
     limit = _status_bytes("VmSize") + MEMORY_BYTES  # of libraries' address space most is never touched
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
+    left = [count - first]
+
     def attempt(files: Any) -> None:
         begun = time.process_time()
         resource.setrlimit(resource.RLIMIT_CPU, (int(begun) + 1 + CPU_S, resource.RLIM_INFINITY))
@@ -131,9 +139,13 @@ def _work(pipe: Connection, name: str, seed: int, first: int, count: int, engine
         except hostile_files.ReaderFailed as failure:
             outcome, detail = "finding", str(failure)
         pipe.send((outcome, detail, time.process_time() - begun, _peak_mb()))
+        left[0] -= 1
+        if left[0] == 0:  # libFuzzer would go on for a few more, and nobody would listen
+            pipe.close()
+            os._exit(0)
 
     if engine == "atheris":
-        _follow_code(attempt, kind, clean, (seed + first, count - first))
+        _follow_code(attempt, kind, clean, Path(corpus), [f"-seed={seed + first + 1}", f"-runs={2 * count}"])
     else:
         import numpy as np
 
@@ -141,8 +153,10 @@ def _work(pipe: Connection, name: str, seed: int, first: int, count: int, engine
             attempt(hostile_files.damaged(kind, clean, np.random.default_rng([seed, number])))
 
 
-def _follow_code(attempt: Callable[[Any], None], kind: Any, clean: Any, run: tuple[int, int]) -> None:
-    """Let libFuzzer choose, by the branches that a header reached; it ends the process after its count."""
+def _follow_code(
+    attempt: Callable[[Any], None], kind: Any, clean: Any, corpus: Path, options: Sequence[str]
+) -> None:  # fmt: skip
+    """Let libFuzzer choose, by the branches that a header reached; the last attempt ends the process."""
     import atheris
     import numpy as np
 
@@ -158,13 +172,11 @@ def _follow_code(attempt: Callable[[Any], None], kind: Any, clean: Any, run: tup
     def one(content: bytes) -> None:
         attempt({**clean, names[len(content) % len(names)]: content})
 
-    seed, count = run
-    with tempfile.TemporaryDirectory() as corpus:
-        for name, content in clean.items():
-            (Path(corpus) / name).write_bytes(content)
-        options = [f"-runs={count}", f"-seed={seed + 1}", "-max_len=65536", "-rss_limit_mb=0", "-verbosity=0"]
-        atheris.Setup([sys.argv[0], *options, corpus], one, custom_mutator=mutate)
-        atheris.Fuzz()
+    for name, content in clean.items():
+        (corpus / name).write_bytes(content)
+    fixed = ["-max_len=65536", "-rss_limit_mb=0", "-verbosity=0", f"-artifact_prefix={corpus}/"]
+    atheris.Setup([sys.argv[0], *options, *fixed, str(corpus)], one, custom_mutator=mutate)
+    atheris.Fuzz()
 
 
 def _peak_mb() -> float:

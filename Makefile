@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OUTPUT ?= medinterp-demo
 
-.PHONY: demo test check bench train sample-data clients clean
+.PHONY: demo test check bench fuzz train sample-data clients clean
 
 demo: $(READY)
 	$(BIN)/medinterp demo --output $(OUTPUT) --overwrite
@@ -20,6 +20,10 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+
+# Thousands of damaged headers for every reader; with the extra "fuzz" the damage follows the readers' code.
+fuzz: $(READY)
+	$(BIN)/python -m benchmarks.fuzz $(ARGS)
 
 train: $(READY)
 	$(BIN)/python -m medinterp.training $(ARGS)

@@ -10,6 +10,7 @@ from medinterp.attribution.by_name import division_without_path
 from medinterp.catalogue import choose_writers, find_bundle, versions
 from medinterp.export.fusion_section import fusion_lines
 from medinterp.export.results import RunFacts, load_writers, write_study
+from medinterp.io.deidentify import Deidentifier, deidentified
 from medinterp.options import RunOptions
 from medinterp.pipeline import Pipeline
 from medinterp.preparation import (
@@ -103,8 +104,11 @@ def run(
     if chosen.bundle is not None:
         find_bundle(chosen.bundle)  # what is misspelled is said before anything is read
     writers = load_writers(choose_writers(chosen.export, dicom=True))  # and so is a package that one needs
+    remover = Deidentifier() if chosen.deidentify else None
     on_step(StepInfo("read", 0, len(named)))
     scans = read_inputs(named, chosen)
+    if remover is not None:
+        scans = deidentified(scans, remover)  # here, so that nothing after this line knows whose they are
     on_step(StepInfo("read", len(named), len(named)))
     dicom = any(scan.provenance.source.kind == "dicom" for scan in scans.values())
     writers = {name: writers[name] for name in choose_writers(chosen.export, dicom=dicom)}
@@ -126,7 +130,9 @@ def run(
         )
     seconds = {"load": loaded, **result.seconds}
     facts = _facts(folder.name, pipeline, chosen, seconds)
-    written = write_study(result, facts, place, writers=writers, overwrite=chosen.overwrite, on_step=on_step)
+    written = write_study(
+        result, facts, place, writers=writers, overwrite=chosen.overwrite, remover=remover, on_step=on_step
+    )
     return Study(written, result, facts, time.perf_counter() - begun)
 
 

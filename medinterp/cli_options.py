@@ -211,6 +211,10 @@ class Writing(Replacing):
             help="nifti, slicer, dicom, report, ... ('medinterp info' lists all), a comma between. [default: usual]",
         ),
     ] = None
+    deidentify: Annotated[
+        bool,
+        typer.Option("--deidentify", help="Remove patient identifiers (DICOM Basic Profile); faces stay, see docs."),
+    ] = False
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,8 @@ class RunOptions:
         max_memory_gb: memory the computation may take; the default is three quarters of what is free.
         export: what the study folder holds beside ``run.json`` and the tables: names of writers and groups of them, a
             comma between, such as "nifti,report"; ``medinterp info`` lists them.
+        deidentify: take out of everything written what identifies the patient (DICOM PS3.15, Basic Profile); pixels
+            stay as they are.
         overwrite: replace an existing study folder.
         dry_run: only plan (the command line's; ``run`` ignores it).
         whole: denoise the whole volume; without it only the targets are explained, each on the crop that matters.
@@ -81,6 +83,7 @@ class RunOptions:
     device: str = "cpu"
     max_memory_gb: float | None = None
     export: str = USUAL_EXPORT
+    deidentify: bool = False
     overwrite: bool = False
     dry_run: bool = False
     whole: bool = True

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from medinterp import registry
 from medinterp.export.contents import StudyContents, Writer
+from medinterp.export.deidentified import REMAINS, finish_deidentified
 from medinterp.export.drawn import draw_maps, write_cluster_table, write_region_table
 from medinterp.export.fusion_files import fusion_volumes, write_transforms
 from medinterp.export.record import write_dataset_description, write_run_json
@@ -14,6 +15,7 @@ from medinterp.export.room import expected_bytes
 from medinterp.export.run_record import RunFacts
 from medinterp.export.sections import report_context
 from medinterp.export.study import StudyFolder
+from medinterp.io.deidentify import Deidentifier
 from medinterp.progress import OnStep, StepInfo, ignore
 from medinterp.results import Result
 
@@ -39,6 +41,7 @@ def write_study(
     *,
     writers: Mapping[str, Writer],
     overwrite: bool,
+    remover: Deidentifier | None = None,
     on_step: OnStep = ignore,
 ) -> Path:
     """Write what a run found into one folder, which appears only when it is complete.
@@ -49,14 +52,19 @@ def write_study(
         folder: where to.
         writers: those that write, by name; tables, transforms and records are always written.
         overwrite: replace a study that is there.
+        remover: what took the patients out of the scans; their images are then copied beside the derived objects.
         on_step: told of every writer.
 
     Raises:
         OutputError: the folder exists, or cannot be written.
     """
     contents = StudyContents(result, facts, tuple(draw_maps(result)))
-    with StudyFolder(folder, overwrite=overwrite, expected_bytes=_room(result, writers)) as study:
+    with StudyFolder(folder, overwrite=overwrite, expected_bytes=_room(result, writers, remover)) as study:
+        if remover is not None:
+            contents.notes.append(REMAINS)
         _run_writers(writers, contents, study.path, on_step)
+        if remover is not None:
+            finish_deidentified(result.inputs, study.path, remover)
         write_cluster_table(contents.drawn, study.path / "clusters.tsv")
         write_region_table(contents.drawn, study.path / "regions.tsv")
         if result.fusion is not None:
@@ -92,8 +100,10 @@ def _run_writers(writers: Mapping[str, Writer], contents: StudyContents, folder:
         contents.notes.extend(writers[_REPORT](contents, folder))
 
 
-def _room(result: Result, writers: Collection[str]) -> int:
-    """Return how many bytes the study may take."""
+def _room(result: Result, writers: Collection[str], remover: Deidentifier | None) -> int:
+    """Return how many bytes the study may take; the files of a de-identified scan are copied."""
+    read = [path for one in result.inputs.values() for path in one.scan.provenance.source.paths]
+    copies = 0 if remover is None else sum(path.stat().st_size for path in read if path.exists())
     scans = sum(one.scan.voxels.size for one in result.inputs.values())
     maps = sum(
         volume.voxels.size
@@ -102,4 +112,4 @@ def _room(result: Result, writers: Collection[str]) -> int:
         for volume in group.values()
     )
     fused = [] if result.fusion is None else [v.voxels.size for _, v, _, _ in fusion_volumes(result, result.fusion)]
-    return expected_bytes(scans, maps + sum(fused), writers)
+    return copies + expected_bytes(scans, maps + sum(fused), writers)

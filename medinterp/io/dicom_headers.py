@@ -2,7 +2,6 @@
 
 import math
 import struct
-import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from medinterp.io.source_files import MAX_VOXELS
+from medinterp.io.dicom_quiet import unquoted
+from medinterp.io.source_files import MAX_VOXELS, BoundedReader
 
 SCAN_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2": "CT",
@@ -26,6 +26,7 @@ SCAN_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.130": "PT",
 }
 DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
+PRIVATE_BYTES = 1 << 16
 DEFLATED = "1.2.840.10008.1.2.1.99"
 # What tells the volumes of one series apart (time points, echoes, b-values, ...), the surest first.
 SPLITTERS = (
@@ -97,6 +98,24 @@ class Plane:
     modality: str
 
 
+class DicomFile(BoundedReader):
+    """A DICOM file to be parsed: no element is longer than the file, and nothing is inflated.
+
+    pydicom asks for all of a file at once in one case alone, the deflated transfer syntax, to inflate it in memory.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return so many bytes, or those that are left.
+
+        Raises:
+            UnreadableHeader: the whole file is asked for.
+        """
+        if size is None or size < 0:
+            refuse_deflated({"TransferSyntaxUID": DEFLATED})
+        return super().read(size)
+
+
+@unquoted()
 def read_header(path: Path, *, force: bool) -> Any:
     """Read everything before the pixels; None when the file is no image (a directory, a document).
 
@@ -106,18 +125,17 @@ def read_header(path: Path, *, force: bool) -> Any:
     import pydicom
     from pydicom.errors import InvalidDicomError
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom quotes values, which may be patient data
-        try:
-            if not force:
-                refuse_deflated(pydicom.filereader.read_file_meta_info(path))
-            header = pydicom.dcmread(path, stop_before_pixels=True, force=force)
-            kind = header.get("SOPClassUID")
-            stored_as = getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID")
-        except InvalidDicomError:
-            return None
-        except damage() as error:
-            raise _damaged(error) from error
+    try:
+        with DicomFile(path) as file:
+            header = pydicom.dcmread(file, stop_before_pixels=True, force=force)
+        refuse_deflated(header.file_meta)
+        _drop_large_private(header)
+        kind = header.get("SOPClassUID")
+        stored_as = getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID")
+    except InvalidDicomError:
+        return None
+    except damage() as error:
+        raise _damaged(error) from error
     if stored_as == DIRECTORY_CLASS or (kind is None and force):
         return None
     if kind is None:
@@ -132,14 +150,23 @@ def _damaged(error: Exception) -> Exception:
     return UnreadableHeader(f"the header is damaged, incomplete or cut off ({type(error).__name__})")
 
 
+def _drop_large_private(header: Any) -> None:
+    """Forget private elements that are long: nothing here reads them, and the headers of a whole series are kept."""
+    long = [e.tag for e in header.elements() if e.tag.is_private and len(e.value or b"") > PRIVATE_BYTES]
+    for tag in long:
+        del header[tag]
+
+
 def refuse_deflated(meta: Any) -> None:
     """Refuse the one transfer syntax that inflates the whole file in memory before anything can be checked."""
     if meta.get("TransferSyntaxUID") == DEFLATED:
         raise UnreadableHeader("deflated transfer syntax is not read: convert it with 'dcmconv +te' from dcmtk")
 
 
+@unquoted()
 def why_not_a_scan(header: Any) -> str | None:
     """Say why an object is not a scan that can be read, or None."""
+    from pydicom.config import IGNORE
     from pydicom.uid import UID
 
     try:
@@ -148,24 +175,26 @@ def why_not_a_scan(header: Any) -> str | None:
         kind = str(header.SOPClassUID)
     except damage() as error:
         raise _damaged(error) from error
-    return None if kind in SCAN_CLASSES else UID(kind).name
+    if kind in SCAN_CLASSES:
+        return None
+    name = UID(kind, validation_mode=IGNORE).name
+    return "of an unknown kind" if name == kind else name  # in a damaged header the kind may be any text, a name even
 
 
+@unquoted()
 def planes_of(path: Path, header: Any) -> list[Plane]:
     """Describe every frame of a CT, MR or PET file.
 
     Raises:
         UnreadableHeader: a size is missing or impossible.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            frames = int(header.get("NumberOfFrames") or 1)
-            rows, columns = int(header.Rows), int(header.Columns)
-            _check_sizes(path, header, rows, columns, frames)
-            return [_plane(path, header, frame, rows, columns) for frame in range(frames)]
-        except damage() as error:
-            raise _damaged(error) from error
+    try:
+        frames = int(header.get("NumberOfFrames") or 1)
+        rows, columns = int(header.Rows), int(header.Columns)
+        _check_sizes(path, header, rows, columns, frames)
+        return [_plane(path, header, frame, rows, columns) for frame in range(frames)]
+    except damage() as error:
+        raise _damaged(error) from error
 
 
 def _check_sizes(path: Path, header: Any, rows: int, columns: int, frames: int) -> None:

@@ -1,7 +1,6 @@
 """Stored DICOM pixels become values: decoding, rescale slice by slice, padding set aside."""
 
 import filecmp
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,7 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Shaped
 
 from medinterp.errors import InputError, UnsupportedSeries
-from medinterp.io.dicom_headers import Plane, damage, refuse_deflated
+from medinterp.io.dicom_headers import DicomFile, Plane, damage, refuse_deflated
+from medinterp.io.dicom_quiet import unquoted
 from medinterp.io.source_files import unreadable
 
 # A padding value this far (of the range of the other values) outside them is no measurement; one that blends in is.
@@ -65,6 +65,7 @@ def _stored(planes: Sequence[Plane]) -> Iterator[Shaped[np.ndarray, "rows column
             yield pixels[plane.frame]
 
 
+@unquoted()
 def _decode(path: Path, plane: Plane) -> Shaped[np.ndarray, "frames rows columns"]:
     """Decode all frames of one file.
 
@@ -74,17 +75,16 @@ def _decode(path: Path, plane: Plane) -> Shaped[np.ndarray, "frames rows columns
     """
     import pydicom
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom quotes values, which may be patient data
-        try:
-            dataset = pydicom.dcmread(path, force=True)
-            refuse_deflated(dataset.file_meta)
-            _name_encoding(dataset)
-            pixels = np.asarray(dataset.pixel_array)
-        except damage() as error:
-            if isinstance(error, OSError) and error.errno is not None:  # without it: pydicom's, for a broken structure
-                raise unreadable(error, "a DICOM file") from error
-            raise _explain(error, plane) from error
+    try:
+        with DicomFile(path) as file:
+            dataset = pydicom.dcmread(file, force=True)
+        refuse_deflated(dataset.file_meta)
+        _name_encoding(dataset)
+        pixels = np.asarray(dataset.pixel_array)
+    except damage() as error:
+        if isinstance(error, OSError) and error.errno is not None:  # without it: pydicom's, for a broken structure
+            raise unreadable(error, "a DICOM file") from error
+        raise _explain(error, plane) from error
     shape = (-1, plane.rows, plane.columns)
     if pixels.ndim not in (2, 3) or pixels.shape[-2:] != shape[1:]:
         raise InputError(f"decoded pixels of shape {pixels.shape}, but the header says {plane.rows} x {plane.columns}")

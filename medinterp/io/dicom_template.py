@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from medinterp.errors import GridMismatch, UnsupportedSeries
+from medinterp.io.dicom_quiet import unquoted
 from medinterp.io.dicom_words import ds_text, new_uid
 from medinterp.volume import Grid, Volume
 
@@ -113,6 +114,7 @@ def planes(grid: Grid) -> Planes:
     return Planes((*column.tolist(), *row.tolist()), grid.to_world(index) * _FLIP, (down, across), gap, order)
 
 
+@unquoted()
 def template_headers(template: Volume) -> tuple[Dataset, ...]:
     """Return one header per slice along K, without pixels, from which every derived object takes its context.
 

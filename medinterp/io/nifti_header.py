@@ -1,6 +1,7 @@
 """What a NIfTI header says about place, size and unit, read so that a lying header does no harm."""
 
 import json
+import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +41,9 @@ def open_image(path: Path) -> Any:
     from nibabel.spatialimages import HeaderDataError
 
     try:
-        image = nibabel.load(path)  # type: ignore[no-untyped-call,unused-ignore]
+        with np.errstate(all="ignore"), warnings.catch_warnings():  # of a signalling NaN, or an odd extension
+            warnings.simplefilter("ignore")
+            image = nibabel.load(path)  # type: ignore[no-untyped-call,unused-ignore]
     except OSError as error:
         if error.errno is not None:
             raise unreadable(error, "the NIfTI file") from error
@@ -92,6 +95,7 @@ def _refuse_lies(image: Any, path: Path) -> None:
         )
 
 
+@np.errstate(all="ignore")  # what a damaged header gives is checked, not warned about
 def place(image: Any, use_form: Form | None) -> tuple[Grid, list[str]]:
     """Return where the voxels are, in mm, and what to note about it.
 

@@ -1,7 +1,9 @@
 """The files a volume is read from: listing a folder safely, hashing, and errors that show no file names."""
 
 import hashlib
+import io
 import os
+import stat
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,15 +28,32 @@ class FolderListing:
     notes: tuple[str, ...]
 
 
+class BoundedReader(io.BufferedReader):
+    """A file whose ``read`` never asks for more than there is: a header may claim 4 GB, and memory would be taken."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return so many bytes, or those that are left."""
+        left = max(0, self._size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
 def require_path(path: Path) -> Path:
-    """Return the path when it exists, else say so."""
+    """Return the path when it is a file or a folder, else say so: a pipe or a device would be read for ever."""
     try:
-        path.stat()
+        mode = path.stat().st_mode
+    except ValueError as error:  # a zero byte in the path
+        raise InputError("cannot open the input: its path holds a zero byte") from error
     except OSError as error:
         raise InputError(
             f"cannot open the input ({error.strerror}); check its path and permissions "
             "(the path is not repeated here: names may hold patient data)"
         ) from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError("the input is neither a file nor a folder (a pipe, a socket or a device); give a scan")
     return path
 
 
@@ -62,7 +81,9 @@ def short_hash(text: str) -> str:
 
 
 def list_files(folder: Path) -> FolderListing:
-    """List the regular files below a folder; links that lead out of it and hidden files are left out.
+    """List the regular files below a folder; links that lead out of it, linked folders and hidden files are left out.
+
+    Files come before those of subfolders, both in name order. Walks without recursion, however deep the folders are.
 
     Raises:
         InputError: a folder cannot be listed.
@@ -70,22 +91,24 @@ def list_files(folder: Path) -> FolderListing:
     root = folder.resolve()
     found: list[Path] = []
     outside = 0
-    for directory, subfolders, names in os.walk(root, onerror=_refuse_folder):
-        here = Path(directory)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        outside += sum((here / name).is_symlink() for name in subfolders)
-        for name in sorted(name for name in names if not name.startswith(".")):
-            file = here / name
-            if file.is_symlink() and not file.resolve().is_relative_to(root):
-                outside += 1
-            elif file.is_file():
-                found.append(file)
+    waiting = [str(root)]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as listed:
+                entries = sorted((entry for entry in listed if entry.name[0] != "."), key=lambda entry: entry.name)
+        except OSError as error:
+            raise unreadable(error, "a folder of the input") from error
+        waiting += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
+        left_out = {entry.name for entry in entries if entry.is_symlink() and _leads_away(entry.path, root)}
+        outside += len(left_out)
+        found += [Path(e.path) for e in entries if os.path.isfile(e.path) and e.name not in left_out]
     notes = (f"links not followed: {outside} (they lead out of the folder)",) if outside else ()
     return FolderListing(tuple(found), notes)
 
 
-def _refuse_folder(error: OSError) -> None:
-    raise unreadable(error, "a folder of the input") from error
+def _leads_away(link: str, root: Path) -> bool:
+    """Whether a link leads to a folder or out of the root; one that leads round in circles leads nowhere."""
+    return os.path.isdir(link) or not Path(os.path.realpath(link)).is_relative_to(root)
 
 
 def is_nifti(path: Path) -> bool:

@@ -20,6 +20,7 @@ from medinterp.errors import (
     Unreachable,
 )
 from medinterp.export.record import manifest, sha256, write_json
+from medinterp.io.dicom_headers import DicomFile, UnreadableHeader, damage
 from medinterp.pacs.archive import GIVE_UP_AFTER, Archive, StoredObject, answers, connect
 from medinterp.pacs.backoff import Backoff
 from medinterp.pacs.finding import find_objects
@@ -193,10 +194,13 @@ class _Fetcher:
 
 def _require_asked_for(one: StoredObject, path: Path) -> None:
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True)
+        with DicomFile(path) as file:
+            header = pydicom.dcmread(file, stop_before_pixels=True)
         found = (header.StudyInstanceUID, header.SeriesInstanceUID, header.SOPInstanceUID)
-    except (InvalidDicomError, AttributeError, EOFError, ValueError):
-        raise ObjectRefused("what came is no DICOM object") from None
+    except (InvalidDicomError, UnreadableHeader, *damage()) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ObjectRefused("what came is no DICOM object, or a damaged or deflated one") from None
     if found != (one.study_uid, one.series_uid, one.sop_uid):
         raise ObjectRefused("what came is another object")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from medinterp.bundle import load_pipeline
-from medinterp.catalogue import find_bundle
+from medinterp.catalogue import bundle_folders, find_bundle
 from medinterp.errors import BundleError, WeightsMismatch
 from medinterp.pipeline import Pipeline
 
@@ -22,6 +22,13 @@ def _bundle(folder: Path, **changes: Any) -> Path:
 
 def test_the_shipped_bundle_makes_a_pipeline() -> None:
     assert isinstance(load_pipeline(find_bundle("mri_denoise")), Pipeline)
+
+
+@pytest.mark.parametrize("name", bundle_folders())
+def test_a_bundle_takes_identifiers_out_where_its_configuration_says_so(name: str) -> None:
+    config = json.loads((find_bundle(name) / "configs" / "inference.json").read_text())
+    assert config["deidentify"] is False
+    assert config["run"]["deidentify"] == "@deidentify"
 
 
 def test_an_expression_is_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from medinterp.cli_options import Computing, Explaining, Reading, Sampling, chos
 from medinterp.errors import InputError
 from medinterp.options import RunOptions
 
-SHARED = ("--bundle", "--seed", "--device", "--max-memory", "--series", "--use", "--overwrite", "--progress", "--debug")
+SHARED = ("--bundle", "--seed", "--device", "--max-memory", "--series", "--use", "--overwrite", "--progress", "--debug",
+          "--deidentify")  # fmt: skip
 
 
 @pytest.mark.parametrize("command", ["run", "denoise", "explain"])

@@ -5,12 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.config import IGNORE
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from medinterp.errors import InputError, UnsupportedSeries
 from medinterp.io import dicom_pixels, read
+from medinterp.io.dicom_template import template_headers
 from medinterp.testing import dicom_files as files
 
 AFFINE = files.oblique_affine()
@@ -138,3 +141,13 @@ def test_errors_and_notes_hold_no_patient_data(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedSeries) as caught:
         read(files.save(made, tmp_path / "Secret"))
     assert not any(word in str(caught.value) for word in ("Secret", "4711", made[0].SeriesInstanceUID))
+
+
+def test_values_that_break_their_own_rules_are_quoted_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = slices()
+    for one in made:
+        one.add(DataElement("PatientAge", "AS", "Secret age", validation_mode=IGNORE))
+        one.add(DataElement("StudyDate", "DA", "Secret date", validation_mode=IGNORE))
+    volume = read(files.save(made, tmp_path))  # a warning would be an error in tests
+    template_headers(volume)
+    assert "Secret" not in caplog.text

@@ -6,9 +6,12 @@ import pytest
 from pydicom.dataset import Dataset
 
 from medinterp.errors import AccessDenied, ConfigError, InputError, ObjectRefused, OutputError, Unreachable
+from medinterp.io.dicom_headers import DEFLATED
+from medinterp.pacs.archive import StoredObject
 from medinterp.pacs.attributes import matches, parse_filters
 from medinterp.pacs.backoff import Backoff
 from medinterp.pacs.dimse_status import raise_unless_success, store_outcome
+from medinterp.pacs.fetching import _require_asked_for
 from medinterp.pacs.journal import Journal
 from medinterp.pacs.study_objects import complete_objects
 
@@ -134,3 +137,13 @@ def test_statuses_of_dimse_say_done_try_again_or_refused() -> None:
 def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no run\.json"):
         complete_objects(tmp_path)
+
+
+def test_an_object_that_an_archive_sent_deflated_or_damaged_is_refused_without_inflating_it(tmp_path: Path) -> None:
+    meta = b"\x02\x00\x10\x00UI" + len(DEFLATED).to_bytes(2, "little") + DEFLATED.encode()
+    asked = StoredObject("1.2", "1.2.3", "1.2.3.4", "1.2.840.10008.5.1.4.1.1.4")
+    for number, content in enumerate((meta + b"\x4b" * 50, b"\xff" * 50, b"")):
+        path = tmp_path / str(number)
+        path.write_bytes(bytes(128) + b"DICM" + content)
+        with pytest.raises(ObjectRefused, match="no DICOM object"):
+            _require_asked_for(asked, path)

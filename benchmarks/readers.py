@@ -27,6 +27,7 @@ from medinterp.errors import MedinterpError
 from medinterp.io import read
 from medinterp.testing.known_points import Shown, Verdict, judge
 from medinterp.testing.nifti_cases import NIFTI_CASES
+from medinterp.testing.nrrd_cases import NRRD_CASES
 from medinterp.testing.reading_cases import DICOM_CASES, ReadingCase
 
 PAGE = Path(__file__).parents[1] / "docs" / "reading.md"
@@ -57,7 +58,8 @@ def _from_itk(image: SimpleITK.Image) -> list[Shown]:
     size = image.GetDimension()
     voxels = SimpleITK.GetArrayFromImage(image)
     if image.GetNumberOfComponentsPerPixel() > 1:
-        return [Shown(voxels.reshape(-1, 1, 1), np.eye(4))]
+        parts = [SimpleITK.VectorIndexSelectionCast(image, n) for n in range(image.GetNumberOfComponentsPerPixel())]
+        return [shown for part in parts for shown in _from_itk(part)]
     direction = np.array(image.GetDirection()).reshape(size, size)[:3, :3]
     affine = np.eye(4)
     affine[:3, :3] = direction * np.array(image.GetSpacing())[:3]
@@ -164,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit("dcm2niix is missing: apt-get install dcm2niix")
     logging.getLogger("medinterp").setLevel(logging.ERROR)
     rows, counts = [], {name: Counter() for name in READERS}
-    for case in (*DICOM_CASES, *NIFTI_CASES):
+    for case in (*DICOM_CASES, *NIFTI_CASES, *NRRD_CASES):
         found = verdicts(case)
         for name, verdict in found.items():
             counts[name][verdict] += 1

@@ -10,7 +10,7 @@ import numpy as np
 from medinterp.io.dicom_arrange import Series, arrange
 from medinterp.io.dicom_geometry import ORIENTATION_TOLERANCE
 from medinterp.io.dicom_headers import Plane, UnreadableHeader, planes_of, read_header, why_not_a_scan
-from medinterp.io.source_files import has_dicom_preamble, is_nifti, list_files, unreadable
+from medinterp.io.source_files import has_dicom_preamble, is_volume_file, list_files, unreadable
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ def scan_files(path: Path, *, force: bool) -> Holdings:
     planes: list[Plane] = []
     passed: Counter[str] = Counter()
     for number, file in enumerate(files, start=1):
-        if is_nifti(file):
+        if is_volume_file(file):
             continue
         what = f"file {number} of {len(files)} (in name order)" if len(files) > 1 else "the file"
         try:

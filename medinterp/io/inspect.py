@@ -11,7 +11,7 @@ import numpy as np
 from medinterp.errors import InputError
 from medinterp.io.dicom_arrange import Series
 from medinterp.io.dicom_grouping import Holdings, scan_files
-from medinterp.io.source_files import is_nifti, list_files, require_path
+from medinterp.io.source_files import is_nrrd, is_volume_file, list_files, require_path
 from medinterp.volume import Grid
 
 
@@ -21,8 +21,8 @@ class Entry:
 
     Args:
         number: what ``series=`` takes, from 1.
-        kind: "dicom" or "nifti".
-        identity: eight hex digits that stand for the series UID; empty for NIfTI.
+        kind: "dicom", "nifti" or "nrrd".
+        identity: eight hex digits that stand for the series UID; empty for other files.
         series_number: the scanner's own number, for DICOM.
         modality: DICOM modality, "?" where unknown.
         unit: "HU", "a.u.", ...
@@ -98,23 +98,23 @@ class Inspection:
 def inspect(path: str | Path, *, force: bool = False) -> Inspection:
     """Say what a file or folder holds, and what is wrong with it.
 
-    DICOM is judged by its headers and file sizes; NIfTI files are read whole, so damage and NaN show.
+    DICOM is judged by its headers and file sizes; NIfTI and NRRD files are read whole, so damage and NaN show.
 
     Args:
-        path: a NIfTI file, a DICOM file, or a folder of either.
+        path: a NIfTI or NRRD file, a DICOM file, or a folder of either.
         force: also try files without the DICOM preamble.
 
     Raises:
         InputError: the path cannot be opened.
     """
     path = require_path(Path(path))
-    if not path.is_dir() and is_nifti(path):
-        return Inspection("file", (_nifti_entry(path, 1),), (), ())
+    if not path.is_dir() and is_volume_file(path):
+        return Inspection("file", (_file_entry(path, 1),), (), ())
     holdings = scan_files(path, force=force)
     entries = series_entries(holdings)
     if path.is_dir():
-        scans = (file for file in list_files(path).files if is_nifti(file))
-        entries += [_nifti_entry(file, number) for number, file in enumerate(scans, start=len(entries) + 1)]
+        scans = (file for file in list_files(path).files if is_volume_file(file))
+        entries += [_file_entry(file, number) for number, file in enumerate(scans, start=len(entries) + 1)]
     return Inspection("folder" if path.is_dir() else "file", tuple(entries), holdings.notes, holdings.problems)
 
 
@@ -146,15 +146,17 @@ def _series_entry(series: Series, number: int) -> Entry:
     )
 
 
-def _nifti_entry(path: Path, number: int) -> Entry:
-    """Describe one NIfTI file by reading it: its first frame when there are several."""
+def _file_entry(path: Path, number: int) -> Entry:
+    """Describe one volume file by reading it: its first frame when there are several."""
     from medinterp.io.nifti import count_frames, read_nifti
+    from medinterp.io.nrrd_reader import count_nrrd_frames, read_nrrd
 
-    blank = Entry(number, "nifti", "", None, "?", "?", (), None, "", 1, (), 1, (), ())
+    kind, count, read = ("nrrd", count_nrrd_frames, read_nrrd) if is_nrrd(path) else ("nifti", count_frames, read_nifti)
+    blank = Entry(number, kind, "", None, "?", "?", (), None, "", 1, (), 1, (), ())
     try:
-        shape, frames = count_frames(path)
+        shape, frames = count(path)
         blank = replace(blank, shape=shape, frames=frames)
-        volume = read_nifti(path, frame=0 if frames > 1 else None)
+        volume = read(path, frame=0 if frames > 1 else None)
     except InputError as error:
         return replace(blank, problems=(str(error),))
     return replace(

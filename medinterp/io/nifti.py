@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from jaxtyping import Float32, Float64
 
 from medinterp.errors import InputError
 from medinterp.io.deflate import gzipped
+from medinterp.io.left_open import frame_index, kind_of
 from medinterp.io.nifti_header import NO_ORIENTATION, Form, open_image, place, sidecar_of, trimmed
 from medinterp.io.source_files import require_path, require_whole_stream, sha256_of
 from medinterp.io.value_range import require_usable_range
@@ -20,15 +20,9 @@ from medinterp.volume import Grid, Provenance, Source, Volume
 
 logger = logging.getLogger(__name__)
 
-HU_BELOW = -200  # magnitudes never reach it, and every CT with some air or lung does
-HU_RANGE = (-1100, 3100)  # air minus noise to dense bone and contrast; beyond are metal and padding
-HU_SHARE = 0.9
-AIR_SHARE = 0.01
 FORM_CODE = 1  # scanner-based coordinates
 DESCRIPTION_LENGTH = 79  # of 80 bytes, the last being zero
 GEOMETRY_TOLERANCE_MM = 1e-3
-_MODALITY = re.compile(r"[A-Z0-9]{1,16}")  # a DICOM code string
-_UNIT = re.compile(r"[^\x00-\x1f<>&]{1,16}")  # what fits a legend; anything longer is no unit
 
 
 def read_nifti(path: str | Path, *, use_form: Form | None = None, frame: int | None = None) -> Volume:
@@ -55,7 +49,7 @@ def read_nifti(path: str | Path, *, use_form: Form | None = None, frame: int | N
     voxels = _values(image, index)
     require_whole_stream(Path(image.file_map["image"].filename or path), int(image.dataobj.offset) + _bytes(image))
     require_usable_range(voxels)
-    modality, unit, why = _kind(voxels, sidecar_of(path))
+    modality, unit, why = kind_of(voxels, sidecar_of(path), "the JSON sidecar")
     notes.append(why)
     if index is not None:
         notes.append(f"frame {index} of {trimmed(image.shape)[3]} was read")
@@ -76,14 +70,7 @@ def _frame_index(shape: tuple[int, ...], frame: int | None) -> int | None:
     """Return which volume to read of a 4D file, None of a 3D one."""
     if len(shape) > 4:
         raise InputError(f"a NIfTI file of shape {shape}: expected 3D, or 4D with one volume to choose")
-    count = shape[3] if len(shape) == 4 else 1
-    if frame is None and count > 1:
-        raise InputError(
-            f"a 4D NIfTI file of {count} volumes: choose one with --frame 0 to {count - 1} (frame= in Python)"
-        )
-    if frame is not None and not 0 <= frame < count:
-        raise InputError(f"frame {frame}: the file holds {count} volume(s), numbered from 0")
-    return frame if count > 1 else None
+    return frame_index(shape[3] if len(shape) == 4 else 1, frame, "4D NIfTI")
 
 
 def _values(image: Any, index: int | None) -> Float32[np.ndarray, "I J K"]:
@@ -104,27 +91,6 @@ def _values(image: Any, index: int | None) -> Float32[np.ndarray, "I J K"]:
 def _bytes(image: Any) -> int:
     """Return how many bytes the voxels take, uncompressed."""
     return int(np.prod(image.shape, dtype=np.int64)) * int(image.get_data_dtype().itemsize)
-
-
-def _kind(voxels: Float32[np.ndarray, "I J K"], sidecar: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return modality, unit, and how they were told."""
-    modality, unit = sidecar.get("Modality"), sidecar.get("Unit", sidecar.get("Units"))
-    if isinstance(modality, str) and _MODALITY.fullmatch(modality):
-        usual = "HU" if modality == "CT" else "a.u."
-        stated = isinstance(unit, str) and _UNIT.fullmatch(unit)
-        return modality, str(unit) if stated else usual, "modality as the JSON sidecar states it"
-    if _looks_like_hu(voxels):
-        return "CT", "HU", "taken as CT in HU: values reach below -200 and lie where HU do"
-    return "MR", "a.u.", "taken as MR: NIfTI does not state the modality and the values do not look like HU"
-
-
-def _looks_like_hu(voxels: Float32[np.ndarray, "I J K"]) -> bool:
-    lowest = voxels.min()
-    if not lowest < HU_BELOW:
-        return False
-    air = (voxels >= HU_RANGE[0]) & (voxels < HU_BELOW)
-    usual = (voxels >= HU_RANGE[0]) & (voxels <= HU_RANGE[1]) | (voxels == lowest)
-    return bool(air.mean() >= AIR_SHARE and usual.mean() >= HU_SHARE)
 
 
 def write_nifti(

@@ -25,8 +25,8 @@ BOMB_RATIO = 200  # scans expand up to 20 times, small masks more; above this on
 BOMB_BYTES = 1 << 30
 SIDECAR_BYTES = 1 << 20
 NO_ORIENTATION = (
-    "no orientation: qform and sform codes are 0, so left and right are unknown and DICOM export is refused; "
-    "the axes are taken as left, anterior, superior with the origin in the middle, as nibabel does"
+    "no orientation: the file states none (in NIfTI, qform and sform codes are 0), so left and right are unknown and "
+    "DICOM export is refused; the axes are taken as left, anterior, superior with the origin in the middle"
 )
 
 

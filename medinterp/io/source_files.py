@@ -18,6 +18,7 @@ TRAILING_BYTES = 1 << 24
 DICOM_MAGIC_END = 132
 MAX_VOXELS = 1 << 30  # 4 GiB of float32; a header that asks for more is refused before anything is allocated
 NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr")
+NRRD_SUFFIXES = (".nrrd", ".nhdr")
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,16 @@ def _leads_away(link: str, root: Path) -> bool:
 def is_nifti(path: Path) -> bool:
     """Whether the name says NIfTI."""
     return path.name.lower().endswith(NIFTI_SUFFIXES)
+
+
+def is_nrrd(path: Path) -> bool:
+    """Whether the name says NRRD."""
+    return path.name.lower().endswith(NRRD_SUFFIXES)
+
+
+def is_volume_file(path: Path) -> bool:
+    """Whether the name says that the file holds a volume by itself, unlike an image of a DICOM series."""
+    return is_nifti(path) or is_nrrd(path)
 
 
 def has_dicom_preamble(path: Path, what: str) -> bool:

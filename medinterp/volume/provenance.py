@@ -12,7 +12,7 @@ class Source:
     """The files a volume was read from.
 
     Args:
-        kind: "nifti", "dicom" or "memory".
+        kind: "nifti", "nrrd", "dicom" or "memory".
         sha256: hash of the bytes of all files, in slice order.
         paths: the files; never shown or logged by default, since names may hold patient data.
         headers: for DICOM, one header without pixel data per slice along K (or the one enhanced header), used as

@@ -10,9 +10,10 @@ from medinterp.errors import MedinterpError
 from medinterp.io import read
 from medinterp.testing.known_points import Shown, Verdict, judge
 from medinterp.testing.nifti_cases import NIFTI_CASES
+from medinterp.testing.nrrd_cases import NRRD_CASES
 from medinterp.testing.reading_cases import DICOM_CASES, ReadingCase
 
-CASES = (*DICOM_CASES, *NIFTI_CASES)
+CASES = (*DICOM_CASES, *NIFTI_CASES, *NRRD_CASES)
 PAGE = Path(__file__).parents[2] / "docs" / "reading.md"
 
 

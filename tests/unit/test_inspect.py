@@ -103,7 +103,7 @@ def test_a_folder_of_one_nifti_is_read_and_of_several_is_asked_about(tmp_path: P
     nifti(tmp_path / "a.nii.gz")
     assert read(tmp_path).grid.shape == VOXELS.shape
     nifti(tmp_path / "b.nii.gz", VOXELS[:4])
-    with pytest.raises(InputError, match="2 NIfTI files"):
+    with pytest.raises(InputError, match="2 NIfTI or NRRD files"):
         read(tmp_path)
     assert read(tmp_path, series=2).grid.shape == (4, 6, 5)
 

@@ -15,7 +15,7 @@ from medinterp.export.record import write_run_json
 from tests.clients.scans import make_scan
 from tests.clients.test_dicom_clients import write_object
 
-KINDS = ("denoised", "saliency", "pm", "seg")
+KINDS = ("denoised", "saliency", "pm", "seg", "sr", "sc", "planes", "pr")
 SCRIPT = Path(__file__).with_name("orthanc_namespace.py")
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 WAYS = [f"{to}-{back}" for to in ("web", "dimse") for back in ("wado", "get", "move")]
@@ -58,7 +58,8 @@ def trip(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_orthanc_returns_each_object_identically(trip: tuple[Path, dict], way: str) -> None:
     work, _ = trip
     sent, came = objects_in(work / "study"), objects_in(work / way)
-    assert len(sent) >= 2 * 9 + 2, "control: two series, a Parametric Map and a Segmentation were sent"
+    assert len(sent) >= 4 * 9 + 4, "control: four series of images and four single objects were sent"
+    assert len({item.SOPClassUID for item in sent.values()}) == 6, "control: they are of every class that we write"
     assert came.keys() == sent.keys()
     for uid, item in came.items():
         assert item == sent[uid], f"{item.SOPClassUID.name} came back changed"

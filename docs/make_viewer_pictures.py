@@ -1,6 +1,7 @@
-"""Make the docs' pictures of other people's viewers, one function a viewer; both run without a screen.
+"""Make the docs' pictures of other people's viewers, one function a viewer; all run without a screen.
 
     python docs/make_viewer_pictures.py niivue STUDY
+    VTK_DEFAULT_OPENGL_WINDOW=vtkOSOpenGLRenderWindow python docs/make_viewer_pictures.py slicer STUDY
     unshare --net --map-root-user python docs/make_viewer_pictures.py ohif STUDY SCAN_FOLDER OHIF_DIST
 
 STUDY is a folder that medinterp wrote with ``--export nifti,meshes,pacs``, SCAN_FOLDER the DICOM series it came from,
@@ -23,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import nibabel
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageDraw
 
 DOCS = Path(__file__).parent
 IMAGES = DOCS / "images"
@@ -50,6 +52,45 @@ def niivue(study: Path) -> None:
         page.open(base, map_, limit, [mesh], multiplanarShowRender=1, meshThicknessOn2D=0, isColorbar=True)
         page.jump(peak, crosshair=0.4)
         Image.fromarray(page.picture()).save(IMAGES / "niivue.png", optimize=True)
+
+
+def slicer(study: Path) -> None:
+    """Open the scene of the first cluster in 3D Slicer's core, at its peak, and join the three slice views.
+
+    The views are what Slicer's own slice pipeline blends. Its application draws rulers and letters besides, which the
+    core does not; the letters here are read off the views' own matrices.
+    """
+    with (study / "clusters.tsv").open(encoding="utf-8") as file:
+        first = next(csv.DictReader(file, delimiter="\t"))
+    scene = study / "slicer" / first["input"] / "scene.mrml"
+    peak = ",".join(first[f"peak_{axis}_mm"] for axis in "xyz")
+    with tempfile.TemporaryDirectory() as folder:
+        probe = DOCS.parent / "tests" / "clients" / "slicer_probe.py"
+        subprocess.run([sys.executable, str(probe), str(scene), folder, peak], check=True)
+        answer = json.loads((Path(folder) / "answer.json").read_text())
+        shown = [view for view in answer["views"] if view["point"] is not None]
+        panels = [_lettered(Path(folder) / view["file"], view) for view in shown]
+    joined = Image.new("RGB", (sum(panel.width for panel in panels), max(panel.height for panel in panels)))
+    left = 0
+    for panel in panels:
+        joined.paste(panel, (left, 0))
+        left += panel.width
+    joined.save(IMAGES / "slicer.png", optimize=True)
+
+
+def _lettered(file: Path, view: dict[str, Any]) -> Image.Image:
+    """Return one view's picture with the view's name and the directions to its left and top."""
+    picture = Image.open(file.with_suffix(".png")).convert("RGB").resize((420, 420), Image.Resampling.BILINEAR)
+    draw, matrix = ImageDraw.Draw(picture), np.array(view["xy_to_ras"])
+    letters = [_towards(-matrix[:3, 0]), _towards(matrix[:3, 1])]  # y runs upwards
+    for text, place in zip([view["orientation"], *letters], [(6, 4), (6, 200), (205, 4)], strict=True):
+        draw.text(place, text, fill=(255, 255, 0), font_size=18)
+    return picture
+
+
+def _towards(direction: np.ndarray) -> str:
+    axis = int(np.abs(direction).argmax())
+    return ("LR", "PA", "IS")[axis][int(direction[axis] > 0)]
 
 
 def ohif(study: Path, scan: Path, dist: Path) -> None:
@@ -127,4 +168,4 @@ def _open_clusters(page: Any) -> None:
 
 if __name__ == "__main__":
     viewer, *folders = sys.argv[1:]
-    {"niivue": niivue, "ohif": ohif}[viewer](*map(Path, folders))
+    {"niivue": niivue, "slicer": slicer, "ohif": ohif}[viewer](*map(Path, folders))

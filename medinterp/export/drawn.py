@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medinterp.attribution import RegionAttribution
@@ -44,7 +44,9 @@ def draw_maps(result: Result) -> Iterator[Drawn]:
                 result.inputs[input_name].shown, volume, name=name, signed=True, clusters=clusters,
                 description=f"{title} of the {measure_words(explained.measure)} in {explained.region.name}",
             )  # fmt: skip
-            yield Drawn(input_name, explained, overlay, clusters)
+            certificate = explained.certificates.get(input_name)
+            doubts = () if certificate is None or certificate.passed else tuple(certificate.notes)
+            yield Drawn(input_name, explained, replace(overlay, doubts=doubts), clusters)
 
 
 def write_cluster_table(drawn: Sequence[Drawn], path: Path) -> None:

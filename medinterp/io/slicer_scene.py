@@ -40,7 +40,8 @@ def write_scene(
     """Write scene.mrml and the files it names; the views open on the first overlay's peak.
 
     The first overlay is shown over the scan; the others are loaded beside it. Signed maps get the diverging table over
-    ±limit and no threshold, since Slicer's lower threshold would hide the negative half.
+    ±limit and no threshold, since Slicer's lower threshold would hide the negative half. A map that failed a check
+    of its certificate says so in its name.
 
     Args:
         base: the scan, one channel.
@@ -186,7 +187,7 @@ def _add_overlay(
 ) -> list[Path]:
     """Write one map, its colour table and its clusters, and their nodes."""
     file_name = f"{stem}.nii.gz"
-    sidecar = {"Signed": overlay.signed, "Limit": overlay.limit}
+    sidecar = {"Signed": overlay.signed, "Limit": overlay.limit, "FailedChecks": list(overlay.doubts)}
     files = _write_image(
         overlay.map, folder / file_name, known.get(overlay.map),
         description=overlay.description, sidecar=sidecar, signed=overlay.signed,
@@ -194,7 +195,8 @@ def _add_overlay(
     colour_id, colour_file = _add_colours(scene, folder, signed=overlay.signed)
     files.append(colour_file)
     shown = (-overlay.limit if overlay.signed else 0.0, overlay.limit)
-    _add_volume(scene, overlay.name, number, file_name, colour_id, shown, interpolate=False)
+    name = f"{overlay.name} (CHECK FAILED)" if overlay.doubts else overlay.name
+    _add_volume(scene, name, number, file_name, colour_id, shown, interpolate=False)
     if overlay.segmentation is not None and overlay.segmentation.segments:
         clusters = f"{stem}-clusters.seg.nrrd"
         files.append(write_seg_nrrd(overlay.segmentation, folder / clusters))

@@ -21,6 +21,7 @@ class Overlay:
         signed: a diverging colour table around zero, else a sequential one from zero.
         limit: value at the end of the colour table, in the map's unit (positive).
         segmentation: clusters of the map, if any.
+        doubts: the checks that the map failed, a sentence each.
 
     Raises:
         GridMismatch: map and base are on different grids.
@@ -33,6 +34,7 @@ class Overlay:
     signed: bool
     limit: float
     segmentation: Segmentation | None = None
+    doubts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.base.require_same_grid(self.map, f"the map '{self.name}'")

@@ -9,7 +9,7 @@ from MedInterpLib.asking import Asking
 from MedInterpLib.command import QuestionError, sphere_target, voxel_target
 from MedInterpLib.nodes import NodeError
 from MedInterpLib.process import Progress
-from MedInterpLib.study import StudyError
+from MedInterpLib.study import StudyError, read_study
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
@@ -24,6 +24,9 @@ METHODS = ("input_x_gradient", "saliency", "integrated_gradients", "equivalent_f
 MEASURES = ("mean", "contrast", "edge_sharpness", "removed_energy")
 PROGRAM_SETTING = "MedInterp/program"
 POLL_MS = 200
+SEGMENTATION = slicer.vtkSegmentation  # whose events say that a segment was drawn
+SAMPLES = Path(__file__).parents[2] / "sample_data" / "head"
+"""Synthetic scans of the checkout that this module lies in; an installed extension has none."""
 
 
 class MedInterp(ScriptedLoadableModule):
@@ -40,6 +43,20 @@ class MedInterp(ScriptedLoadableModule):
             "Python. For research use only. Not for diagnosis."
         )
         parent.acknowledgementText = "Apache-2.0"
+        if SAMPLES.is_dir():
+            slicer.app.connect("startupCompleted()", register_samples)
+
+
+def register_samples() -> None:
+    """Offer the synthetic scans in Sample Data; they are read where they lie, nothing is downloaded."""
+    import SampleData
+
+    for name in ("t1", "t2", "ct"):
+        SampleData.SampleDataLogic.registerCustomSampleDataSource(
+            category="MedInterp", sampleName=f"MedInterp synthetic head {name.upper()}",
+            uris=(SAMPLES / f"{name}.nii.gz").as_uri(), fileNames=f"medinterp-{name}.nii.gz",
+            nodeNames=f"synthetic {name.upper()}",
+        )  # fmt: skip
 
 
 class MedInterpLogic(ScriptedLoadableModuleLogic, Asking):
@@ -70,7 +87,8 @@ class MedInterpWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self) -> None:
         """End what runs when the module is unloaded."""
-        self.logic.cancel()
+        self.timer.stop()
+        self.logic.finish()
         self.removeObservers()
 
     def _build_question(self) -> None:
@@ -119,7 +137,7 @@ class MedInterpWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ):  # fmt: skip
             form.addRow(label, widget)
         self.run.clicked.connect(self.onRun)
-        self.stop.clicked.connect(self.logic.cancel)
+        self.stop.clicked.connect(self.onCancel)
         self.open.clicked.connect(self.onOpen)
 
     def _node_box(self, kinds):
@@ -130,7 +148,21 @@ class MedInterpWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return found
 
     def onPlace(self, node) -> None:
-        """List the segments of a segmentation."""
+        """List the segments of a segmentation, and go on listing them as they are drawn."""
+        self.removeObservers(self.onSegments)
+        if node is not None and node.IsA("vtkMRMLSegmentationNode"):
+            for event in (SEGMENTATION.SegmentAdded, SEGMENTATION.SegmentRemoved, SEGMENTATION.SegmentModified):
+                self.addObserver(node, event, self.onSegments)
+        self.listSegments(node)
+
+    def onSegments(self, node, _event) -> None:
+        """List them anew, and keep the choice while its segment is there."""
+        chosen = self.segment.currentData
+        self.listSegments(node)
+        self.segment.currentIndex = max(0, self.segment.findData(chosen))
+
+    def listSegments(self, node) -> None:
+        """List the segments of a segmentation; of anything else, none."""
         self.segment.clear()
         found = node is not None and node.IsA("vtkMRMLSegmentationNode")
         self.segment.enabled, self.radius.enabled = found, not found
@@ -173,6 +205,12 @@ class MedInterpWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._running(True)
         self.timer.start()
 
+    def onCancel(self) -> None:
+        """Ask medinterp to end; Slicer stays usable until it has."""
+        self.stop.enabled = False
+        self.bar.format = "cancelling"
+        self.logic.cancel()
+
     def onTimer(self) -> None:
         """Show what medinterp said, and its study when it is done."""
         said, code = self.logic.process.poll()
@@ -202,8 +240,14 @@ class MedInterpWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _open(self, folder) -> None:
         try:
             self.logic.open(Path(folder), self.scan.currentNode())
+            doubts = read_study(Path(folder)).doubts
         except (StudyError, NodeError) as error:
             slicer.util.errorDisplay(str(error))
+            return
+        for doubt in doubts:
+            self.log.appendPlainText(f"CHECK FAILED: {doubt}")
+        if doubts:
+            slicer.util.warningDisplay("a map failed a check of its certificate; the log says which and why")
 
     def _running(self, yes) -> None:
         self.run.enabled, self.stop.enabled = not yes, yes

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.integration.scans import write_scan
 from tests.slicer_library import FOLDER, importable
 
 importable()
+import MedInterpLib.process as process_module  # noqa: E402
 from MedInterpLib.command import Question, QuestionError, find_program, sphere_target, voxel_target  # noqa: E402
 from MedInterpLib.process import Line, Process, Progress, parse_line  # noqa: E402
 from MedInterpLib.study import StudyError, read_study  # noqa: E402
@@ -85,11 +87,58 @@ def test_a_cancelled_run_leaves_nothing_and_ends_its_children(tmp_path):
         said += new
         assert code is None, said
         time.sleep(0.05)
+    begun = time.monotonic()
     process.cancel()
+    asked_for_s = time.monotonic() - begun
+    assert process.running
     said, code = process.wait()
     assert code == 130
     assert process.cancelled
+    assert asked_for_s < 1.0, "control: cancelling waited for the end"  # sending a signal takes microseconds
     assert {path.name for path in tmp_path.iterdir()} == {"scan.nii.gz"}
+
+
+def test_a_process_that_does_not_end_when_asked_is_killed_by_a_later_poll(monkeypatch):
+    monkeypatch.setattr(process_module, "POLITE_S", 0.3)
+    script = (
+        "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
+    )
+    process = Process([sys.executable, "-c", script])
+    while Line("on") not in process.poll()[0]:
+        time.sleep(0.05)
+    process.cancel()
+    assert process.poll()[1] is None
+    assert process.wait()[1] == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("clusters.tsv", "input\tmap\nt1"),
+        ("clusters.tsv", "a\tb\n1\t2"),
+        ("slicer/scan/base.json", "[]"),
+        ("slicer/scan/base.json", "{"),
+        ("slicer/scan/m.json", "{}"),
+        ("slicer/scan/m.json", '{"Description": "d", "Unit": "1", "Signed": true, "Limit": "x"}'),
+    ],
+)
+def test_a_damaged_study_is_refused_in_one_line(tmp_path, name, content):
+    (tmp_path / "slicer" / "scan").mkdir(parents=True)
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "slicer" / "scan" / "base.json").write_text('{"Unit": "a.u."}')
+    (tmp_path / name).write_text(content)
+    with pytest.raises(StudyError, match=r"write the study again|cannot be read") as refused:
+        read_study(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_map_that_failed_a_check_says_so(tmp_path):
+    (tmp_path / "slicer" / "scan").mkdir(parents=True)
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "slicer" / "scan" / "base.json").write_text('{"Unit": "a.u."}')
+    about = {"Description": "Saliency", "Unit": "1", "Signed": True, "Limit": 1.0, "FailedChecks": ["it is odd"]}
+    (tmp_path / "slicer" / "scan" / "m.json").write_text(json.dumps(about))
+    assert read_study(tmp_path).doubts == ["scan, Saliency: it is odd"]
 
 
 def test_a_study_is_read_as_it_was_written(tmp_path):
@@ -117,7 +166,7 @@ def test_a_folder_that_is_no_study_for_slicer_is_refused(tmp_path):
 
 
 def test_the_module_needs_nothing_that_slicer_lacks():
-    allowed = {"slicer", "vtk", "qt", "ctk", "numpy", "MedInterpLib", *sys.stdlib_module_names}
+    allowed = {"slicer", "vtk", "qt", "ctk", "numpy", "MedInterpLib", "SampleData", *sys.stdlib_module_names}
     for path in FOLDER.rglob("*.py"):
         tree = ast.walk(ast.parse(path.read_text()))
         named = {a.name for node in tree if isinstance(node, ast.Import) for a in node.names}

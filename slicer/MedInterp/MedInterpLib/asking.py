@@ -1,5 +1,6 @@
 """Asking medinterp about a loaded scan and showing its answers, in Slicer's core, without widgets."""
 
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import slicer
 from MedInterpLib import nodes
-from MedInterpLib.command import Question, find_program
+from MedInterpLib.command import Question, QuestionError, find_program
 from MedInterpLib.process import Process
 from MedInterpLib.study import read_study
 
@@ -23,6 +24,7 @@ class Asking:
     def __init__(self, mrml: Any, environment: Mapping[str, str] | None = None) -> None:
         self.mrml, self.environment = mrml, environment
         self.process: Process | None = None
+        self._output: Path | None = None
         self._work: tempfile.TemporaryDirectory[str] | None = None
 
     def ask(
@@ -38,9 +40,11 @@ class Asking:
             **options: further fields of ``Question``.
 
         Raises:
-            QuestionError: the question cannot be asked like this.
+            QuestionError: the question cannot be asked like this, or one is being answered.
             NodeError: a node cannot be written.
         """
+        if self.process is not None and self.process.running:
+            raise QuestionError("medinterp is still answering the last question: wait for it, or cancel it")
         found = find_program(program)
         self.finish()
         self._work = tempfile.TemporaryDirectory(prefix="medinterp-")
@@ -49,20 +53,31 @@ class Asking:
         except Exception:
             self.finish()
             raise
-        self.process = Process([found, *arguments], self.environment)
+        self.process, self._output = Process([found, *arguments], self.environment), output
         return self.process
 
     def cancel(self) -> None:
-        """End what runs; nothing half-written is left."""
+        """Ask what runs to end, and return at once; poll the process until it has, and then ``finish``."""
         if self.process is not None:
             self.process.cancel()
 
     def finish(self) -> None:
-        """Remove what was written for the process."""
-        self.process = None
+        """Remove what was written for the process; one that runs is ended first, which may take seconds."""
+        if self.process is not None and self.process.running:
+            self.process.cancel()
+            self.process.wait()
+        if self.process is not None and self.process.cancelled and self._output is not None:
+            self._clear_after_kill(self._output, self.process.pid)
+        self.process = self._output = None
         if self._work is not None:
             self._work.cleanup()
             self._work = None
+
+    def _clear_after_kill(self, output: Path, pid: int) -> None:
+        """Remove the hidden folder in which a killed process was writing; one that ended by itself leaves none."""
+        for path in output.parent.iterdir() if output.parent.is_dir() else ():
+            if path.name.startswith(f".{output.name}.partial-{pid}-"):
+                shutil.rmtree(path, ignore_errors=True)
 
     def open(self, folder: Path, beside: Any = None) -> dict[str, nodes.ShownScene]:
         """Show a study; its nodes lie in a folder of their own, in the study of a scan where one is given.
@@ -84,6 +99,7 @@ class Asking:
     def _question(self, scan: Any, target: str | tuple[Any, str], output: Path, **options: Any) -> Question:
         folder = Path(str(self._work.name if self._work else ""))
         nodes.write_volume(scan, folder / "scan.nii.gz")
+        nodes.write_modality(scan, folder / "scan.json")
         if not isinstance(target, str):
             nodes.write_segment(*target, scan, folder / "target.nii.gz")
             target = str(folder / "target.nii.gz")

@@ -1,5 +1,6 @@
 """MRML nodes of a study and of a question: needs Slicer's core, not its application."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,22 @@ def write_volume(volume: Any, path: Path) -> None:
         raise NodeError(f"'{volume.GetName()}' cannot be written; is the disk full?")
 
 
+def write_modality(volume: Any, path: Path) -> None:
+    """Write what DICOM said of a volume's modality beside its NIfTI file, which has no room for it; else nothing.
+
+    Source:
+        Slicer's DICOM plug-ins: the subject hierarchy's attribute "DICOM.Modality", and HU as the unit of CT voxels.
+    """
+    tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(volume.GetScene())
+    item = 0 if tree is None else tree.GetItemByDataNode(volume)
+    modality = tree.GetItemAttribute(item, "DICOM.Modality") if item else ""
+    units = volume.GetVoxelValueUnits()
+    if not modality and units is not None and "hnsf" in str(units.GetCodeValue()):
+        modality = "CT"
+    if modality:
+        path.write_text(json.dumps({"Modality": modality}), encoding="utf-8")
+
+
 def write_segment(segmentation: Any, segment: str, volume: Any, path: Path) -> None:
     """Write one segment as a mask on a volume's own grid.
 
@@ -121,7 +138,9 @@ def _show_scene(scene: Scene, mrml: Any, added: list[Any]) -> ShownScene:
 
 def _load_map(mrml: Any, overlay: Overlay, scene: Scene, tables: dict[str, Any], added: list[Any]) -> Any:
     """Load a map with the study's own colours: signed ones are transparent around zero, and no threshold hides half."""
-    node = _load_volume(mrml, overlay.path, f"{scene.name}: {overlay.title} ({overlay.unit})", added)
+    failed = "CHECK FAILED: " if overlay.doubts else ""
+    node = _load_volume(mrml, overlay.path, f"{failed}{scene.name}: {overlay.title} ({overlay.unit})", added)
+    node.SetDescription("; ".join(overlay.doubts))
     table, display = tables.get("diverging" if overlay.signed else "sequential"), node.GetDisplayNode()
     if table is None:
         raise NodeError(f"the colours of the map '{overlay.name}' are missing from the study")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import IO
 
 POLITE_S = 15.0
-"""How long a cancelled process may take to clear away what it was writing."""
+"""How long a cancelled process may take to clear away what it was writing, before it is killed."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,27 @@ class Process:
         for reader in self._readers:
             reader.start()
         self.cancelled = False
+        self._ends = float("inf")
+
+    @property
+    def pid(self) -> int:
+        """The system's number of the process."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
 
     def poll(self) -> tuple[list[Progress | Line], int | None]:
-        """Return what was said since the last call, and the exit code once the process has ended."""
+        """Return what was said since the last call, and the exit code once the process has ended.
+
+        A cancelled process that has not ended in time is killed here.
+        """
         code = self._process.poll()
+        if code is None and time.monotonic() > self._ends:
+            self._kill()
+            code = self._process.wait()
         if code is not None:
             for reader in self._readers:
                 reader.join()
@@ -74,21 +91,19 @@ class Process:
         return said, code
 
     def wait(self) -> tuple[list[Progress | Line], int]:
-        """Return everything that is said until the process ends, and its exit code."""
-        self._process.wait()
+        """Return everything that is said until the process ends, and its exit code; Slicer stands still meanwhile."""
         said, code = self.poll()
-        return said, int(code or 0)
+        while code is None:
+            time.sleep(0.05)
+            new, code = self.poll()
+            said += new
+        return said, code
 
     def cancel(self) -> None:
-        """End the process and its children: asked first, so that it clears away what it was writing, then killed."""
-        self.cancelled = True
-        self._signal(signal.SIGINT)
-        ends = time.monotonic() + POLITE_S
-        while self._process.poll() is None and time.monotonic() < ends:
-            time.sleep(0.05)
-        if self._process.poll() is None:
-            self._kill()
-            self._process.wait()
+        """Ask the process to end, and return at once: it clears away what it was writing, and ``poll`` sees its end."""
+        if not self.cancelled and self.running:
+            self.cancelled, self._ends = True, time.monotonic() + POLITE_S
+            self._signal(signal.SIGINT)
 
     def _signal(self, number: int) -> None:
         if sys.platform == "win32":

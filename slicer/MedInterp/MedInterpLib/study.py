@@ -23,6 +23,7 @@ class Overlay:
         signed: whether below zero has a meaning.
         limit: value at which its colours end; of a signed map, below zero too.
         clusters: segmentation file; None where no cluster was found.
+        doubts: the checks that it failed, a sentence each.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Overlay:
     signed: bool
     limit: float
     clusters: Path | None
+    doubts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ class Study:
     scenes: tuple[Scene, ...]
     peaks: dict[tuple[str, str], tuple[float, float, float]]
 
+    @property
+    def doubts(self) -> list[str]:
+        """What failed, map by map."""
+        return [f"{s.name}, {o.title}: {doubt}" for s in self.scenes for o in s.overlays for doubt in o.doubts]
+
 
 def read_study(folder: Path) -> Study:
     """Read what there is to show.
@@ -86,7 +93,8 @@ def _scene(folder: Path) -> Scene:
     about = _read(folder / "base.json")
     sidecars = [path for path in sorted(folder.glob("*.json")) if path.name != "base.json"]
     colours = {path.stem: path for path in sorted(folder.glob("*.txt"))}
-    return Scene(folder.name, folder / "base.nii.gz", str(about["Unit"]), tuple(map(_overlay, sidecars)), colours)
+    unit = str(about.get("Unit", ""))
+    return Scene(folder.name, folder / "base.nii.gz", unit, tuple(map(_overlay, sidecars)), colours)
 
 
 def _overlay(sidecar: Path) -> Overlay:
@@ -96,6 +104,7 @@ def _overlay(sidecar: Path) -> Overlay:
         return Overlay(
             name, sidecar.with_name(f"{name}.nii.gz"), str(about["Description"]), str(about["Unit"]),
             bool(about["Signed"]), float(about["Limit"]), clusters if clusters.is_file() else None,
+            tuple(map(str, about.get("FailedChecks", ()))),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise StudyError(f"the map '{name}' of this study has no valid {error}: write the study again") from None
@@ -105,14 +114,17 @@ def _peaks(table: Path) -> Iterator[tuple[tuple[str, str], tuple[float, float, f
     """Give the peak of the strongest cluster of every map; the table lists them by strength within a sign."""
     if not table.is_file():
         return
-    head, *rows = (line.split("\t") for line in table.read_text(encoding="utf-8").splitlines())
     strongest: dict[tuple[str, str], float] = {}
-    for cells in rows:
-        row = dict(zip(head, cells, strict=True))
-        key, size = (row["input"], row["map"]), abs(float(row["peak_value"]))
-        if size > strongest.get(key, 0.0):
-            strongest[key] = size
-            yield key, (float(row["peak_x_mm"]), float(row["peak_y_mm"]), float(row["peak_z_mm"]))
+    try:
+        head, *rows = (line.split("\t") for line in table.read_text(encoding="utf-8").splitlines())
+        for cells in rows:
+            row = dict(zip(head, cells, strict=True))
+            key, size = (row["input"], row["map"]), abs(float(row["peak_value"]))
+            if size > strongest.get(key, 0.0):
+                strongest[key] = size
+                yield key, (float(row["peak_x_mm"]), float(row["peak_y_mm"]), float(row["peak_z_mm"]))
+    except (OSError, KeyError, ValueError):
+        raise StudyError("clusters.tsv of this study is damaged: write the study again") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -120,4 +132,6 @@ def _read(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StudyError(f"{path.name} of this study cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise StudyError(f"{path.name} of this study is damaged: write the study again")
     return found

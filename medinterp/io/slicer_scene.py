@@ -18,6 +18,7 @@ from medinterp.errors import InputError, UnsupportedSeries
 from medinterp.io import colours
 from medinterp.io.nifti import write_nifti, write_sidecar
 from medinterp.io.nrrd import write_seg_nrrd
+from medinterp.io.slicer_rendering import rendering_preset
 from medinterp.volume import Overlay, Volume
 
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same scene packs to the same bytes
@@ -41,7 +42,7 @@ def write_scene(
 
     The first overlay is shown over the scan; the others are loaded beside it. Signed maps get the diverging table over
     ±limit and no threshold, since Slicer's lower threshold would hide the negative half. A map that failed a check
-    of its certificate says so in its name.
+    of its certificate says so in its name. The scan has a volume rendering preset, off until a user turns it on.
 
     Args:
         base: the scan, one channel.
@@ -124,9 +125,27 @@ def _node(scene: ElementTree.Element, tag: str, identity: str, name: str, **attr
 def _add_base(scene: ElementTree.Element, base: Volume, folder: Path, known: Mapping[Volume, Path]) -> list[Path]:
     """Write the scan and its nodes."""
     files = _write_image(base, folder / "base.nii.gz", known.get(base), description="scan", sidecar={}, signed=False)
-    low, high = _display_range(base)
-    _add_volume(scene, "Scan", 0, "base.nii.gz", "vtkMRMLColorTableNodeGrey", (low, high), interpolate=True)
-    return files
+    shown = _display_range(base)
+    rendered = _add_rendering(scene, base, shown, folder / "rendering.vp")
+    _add_volume(
+        scene, "Scan", 0, "base.nii.gz", "vtkMRMLColorTableNodeGrey", shown, interpolate=True, also_shown=rendered
+    )
+    return [*files, folder / "rendering.vp"]
+
+
+def _add_rendering(scene: ElementTree.Element, base: Volume, shown: tuple[float, float], path: Path) -> str:
+    """Write the scan's volume rendering preset, and return its display, which is off until a user asks for it."""
+    path.write_text(rendering_preset(base, shown), encoding="ascii")
+    storage = _node(
+        scene, "VolumePropertyStorage", "vtkMRMLVolumePropertyStorageNode1", "preset file", fileName=path.name
+    )
+    preset = _node(
+        scene, "VolumeProperty", "vtkMRMLVolumePropertyNode1", "medinterp preset", references=f"storage:{storage};"
+    )
+    return _node(
+        scene, "GPURayCastVolumeRendering", "vtkMRMLGPURayCastVolumeRenderingDisplayNode1", "volume rendering",
+        references=f"volumeProperty:{preset};", visibility="false", followVolumeDisplayNode="0",
+    )  # fmt: skip
 
 
 def _write_image(
@@ -157,6 +176,7 @@ def _add_volume(
     shown: tuple[float, float],
     *,
     interpolate: bool,
+    also_shown: str = "",
 ) -> None:
     """Add a volume with its storage and display nodes."""
     storage = _node(
@@ -169,7 +189,7 @@ def _add_volume(
         colorNodeID=colour_id, references=f"color:{colour_id};", window=repr(high - low), level=repr((low + high) / 2),
         autoWindowLevel="0", interpolate="1" if interpolate else "0", applyThreshold="0", autoThreshold="0",
     )  # fmt: skip
-    references = f"display:{display};storage:{storage};"
+    references = f"display:{' '.join(filter(None, (display, also_shown)))};storage:{storage};"
     _node(scene, "Volume", _volume_id(number), name, references=references, selectable="true")
 
 

@@ -76,6 +76,16 @@ def describe_segments(node: Any) -> list[dict[str, Any]]:
     return found
 
 
+def describe_rendering(node: Any) -> dict[str, Any]:
+    preset = node.GetVolumePropertyNode()
+    opacity, colour = preset.GetVolumeProperty().GetScalarOpacity(), preset.GetVolumeProperty().GetRGBTransferFunction()
+    ends = opacity.GetRange()
+    return {
+        "visible": bool(node.GetVisibility()), "volume": node.GetVolumeNode().GetName(), "range": list(ends),
+        "opacity": [opacity.GetValue(value) for value in ends], "bright": list(colour.GetColor(ends[1])),
+    }  # fmt: skip
+
+
 def image_of(connection: Any) -> np.ndarray:
     """Return an RGBA image, first axis x, second axis y, y upwards."""
     from vtk.util.numpy_support import vtk_to_numpy
@@ -117,6 +127,7 @@ def main(path: Path, folder: Path, points: list[list[float] | None]) -> None:
     answer: dict[str, Any] = {"opened": opened, "views": []}
     answer["volumes"] = {n.GetName(): describe_volume(n) for n in nodes if n.IsA("vtkMRMLScalarVolumeNode")}
     answer["segments"] = [s for n in nodes if n.IsA("vtkMRMLSegmentationNode") for s in describe_segments(n)]
+    answer["renderings"] = [describe_rendering(n) for n in nodes if n.IsA("vtkMRMLVolumeRenderingDisplayNode")]
     for number, point in enumerate(points):
         for view in VIEWS:
             answer["views"].append({"view": view, "point": point})

@@ -166,3 +166,14 @@ def test_control_a_left_right_flipped_map_fails_the_place_check(scan: Volume, tm
     shown = show(tmp_path / "scene" / "scene.mrml", tmp_path / "shown", world(scan, PEAK))
     with pytest.raises(AssertionError, match=r"no coloured pixel|from its place"):
         assert_centred(shown.coloured("Red", world(scan, PEAK), +1), world(scan, PEAK))
+
+
+def test_the_scan_has_a_volume_rendering_preset_that_is_off(shown: Shown, scan: Volume) -> None:
+    (found,) = shown.answer["renderings"]
+    assert found["volume"] == "Scan"
+    assert not found["visible"]
+    assert found["opacity"][0] == 0.0
+    assert found["opacity"][1] == pytest.approx(0.6)
+    low, high = np.percentile(scan.voxels, (0.5, 99.5))  # what the slices show as black and white
+    assert found["range"] == pytest.approx([low, high], rel=1e-6)
+    assert found["bright"] == pytest.approx([1.0, 0.96, 0.92])

@@ -193,7 +193,7 @@ def test_blocks_are_listed_without_an_output(scan: Path) -> None:
     done = CliRunner().invoke(app, ["features", str(scan), "--list-blocks"])
     assert done.exit_code == 0, done.output
     line = next(line for line in done.output.splitlines() if line.startswith(f"{_BLOCK} "))
-    assert line.split() == [_BLOCK, "ReLU", "96", "4.4", "x", "4.4", "x", "6", "1", "exact"]
+    assert line.split() == [_BLOCK, "ReLU", "112", "4.4", "x", "4.4", "x", "6", "1", "exact"]
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,9 @@ class Sampling:
     steps: Annotated[
         int | None, typer.Option(help="Steps of the reverse diffusion. [default: 1 for mean, 10 for ode and sde]")
     ] = None
+    trajectory: Annotated[
+        bool, typer.Option("--trajectory", help="Keep the states from scan to image, for viewers to step through.")
+    ] = False
 
 
 class RegistrationKind(str, Enum):

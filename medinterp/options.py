@@ -34,6 +34,7 @@ class RunOptions:
             explanations more.
         sampler: "mean", "ode" or "sde"; by default the bundle's own, which for ours is "mean".
         steps: steps of the reverse diffusion; by default 1 for "mean", 10 for the others.
+        trajectory: keep the states between the scan and the image, for viewers to step through.
         series: which series of a DICOM folder, from 1.
         frame: which time point of a 4D scan, from 0.
         use_form: "qform" or "sform" where a NIfTI file's disagree.
@@ -69,6 +70,7 @@ class RunOptions:
     certificate: str = "basic"
     sampler: str | None = None
     steps: int | None = None
+    trajectory: bool = False
     series: int | None = None
     frame: int | None = None
     use_form: Form | None = None
@@ -93,6 +95,8 @@ class RunOptions:
         _require_word("sampler", self.sampler, SAMPLERS)
         _require_word("registration", self.register, REGISTRATIONS)
         choose_writers(self.export)  # what is misspelled is said before anything is read
+        if self.trajectory and not self.whole:
+            raise ConfigError("a trajectory is that of a whole scan: use 'medinterp run', which denoises it")
         if self.register_masks and self.register is None:
             raise ConfigError("a register-mask without a registration: ask for --register rigid or affine")
         _require_number("steps", self.steps, least=1)

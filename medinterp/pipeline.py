@@ -25,6 +25,7 @@ from medinterp.progress import OnStep, StepInfo, ignore
 from medinterp.results import InputResult, Result
 from medinterp.sampling.samplers import Sampler
 from medinterp.sampling.schedules import Schedule
+from medinterp.sampling.trajectory import MOST_STATES, KeptStates, OnState, forget
 from medinterp.volume import Grid, Step, Volume
 
 
@@ -42,6 +43,7 @@ class Pipeline:
         modalities: what the prior was trained on; another modality is run, and the results say so.
         registrar: finds where the other scans lie in the first one's space; None where the files say so.
         ledger: whether a fused image gets its modality ledger.
+        trajectory: whether the states between scan and image are kept.
     """
 
     estimator: Estimator
@@ -53,6 +55,7 @@ class Pipeline:
     modalities: Sequence[str] = ("MR",)
     registrar: Registrar | None = None
     ledger: bool = False
+    trajectory: bool = False
 
     @property
     def radius(self) -> int | None:
@@ -95,6 +98,7 @@ class Pipeline:
         tile: tuple[int, int, int] | None = None,
         graph: bool = True,
         on_step: OnStep = ignore,
+        on_state: OnState = forget,
     ) -> Float[Tensor, "B C I J K"]:
         """Denoise one modality: pure, differentiable, the same bits for the same seed.
 
@@ -105,6 +109,7 @@ class Pipeline:
             tile: what the network sees at a time, with its receptive field around it; the result is the same.
             graph: whether the result shall be differentiable; without it, it is the same to rounding and costs less.
             on_step: told after every step and tile.
+            on_state: given every state of the sampler.
         """
         denoiser: Denoiser = self.denoiser
         if not graph and not self.sampler.stochastic:  # stochastic samplers take Jacobian products
@@ -114,7 +119,7 @@ class Pipeline:
             denoiser = tiled(tile, self.halo or 0, on_tile=on_step)
         generator = torch.Generator(device=image.device).manual_seed(seed)
         fractions = self.schedule(self.steps, start=1.0)
-        return self.sampler(denoiser, image, sigma, fractions, generator=generator, on_step=on_step)
+        return self.sampler(denoiser, image, sigma, fractions, generator=generator, on_step=on_step, on_state=on_state)
 
     def forward(
         self, inputs: Mapping[str, Tensor], sigmas: Mapping[str, Tensor], grids: Mapping[str, Grid], *, seed: int
@@ -191,12 +196,17 @@ class Pipeline:
         tiles = {m: self.tile(scan.grid.shape, max_bytes) for m, scan in inputs.items()}
         fusing = plan_fusing(self.fuser, inputs, found, seed)
         with torch.no_grad():  # the one place: whole volumes are made without a graph, explanations make their own
+            kept = {m: KeptStates(self.steps, MOST_STATES if self.trajectory else 0) for m in inputs}
             cleaned = {
-                m: self.told(noise[m]).denoise(image, sigmas[m], seed=seed, tile=tiles[m], graph=False, on_step=on_step)
+                m: self.told(noise[m]).denoise(
+                    image, sigmas[m], seed=seed, tile=tiles[m], graph=False, on_step=on_step, on_state=kept[m]
+                )
                 for m, image in (images.items() if whole else ())
             }
             clock.lap("denoise")
             results = {m: self._input_result(inputs[m], noise[m], cleaned.get(m), seed) for m in inputs}
+            if self.trajectory:
+                results = {m: one.with_states(kept[m].states) for m, one in results.items()}
             fusion = fusing.result(cleaned, sigmas, ledger=self.ledger) if len(inputs) > 1 else None
             clock.lap("fuse")
         explaining = Explaining(

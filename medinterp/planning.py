@@ -26,6 +26,7 @@ from medinterp.preparation import (
 )
 from medinterp.rates import Rates, seconds_per_voxel
 from medinterp.resources import check_device, memory_budget, peak_memory_gb
+from medinterp.sampling.trajectory import MOST_STATES
 from medinterp.volume import Volume
 
 _Shape = tuple[int, int, int]
@@ -154,8 +155,15 @@ def plan(inputs: Inputs, options: RunOptions) -> Plan:
     check_explanations(pipeline, scans, explanations, options, budget)
     planned = _explaining(pipeline, scans, explanations, options)
     extra = max([at_once * pipeline.bytes_per_voxel / 1e9, *(e.peak_gb for e in planned)])
+    extra += _states_gb(shapes, pipeline)
     seconds = work * seconds_per_voxel(pipeline, str(device)) if options.whole else 0.0
     return Plan(shapes, tiles, peak_memory_gb() + extra, seconds, planned)
+
+
+def _states_gb(shapes: Mapping[str, _Shape], pipeline: Pipeline) -> float:
+    """Return what the states between scan and image take where they are kept."""
+    states = min(pipeline.steps - 1, MOST_STATES) if pipeline.trajectory else 0
+    return states * 4 * sum(map(math.prod, shapes.values())) / 1e9
 
 
 def _explaining(

@@ -143,7 +143,7 @@ def build_pipeline(folder: Path, options: RunOptions, device: torch.device) -> P
         PluginError: there is no such fuser.
         InputError: a transform or a registration mask cannot be read.
     """
-    pipeline = replace(load_pipeline(folder), ledger=options.ledger)
+    pipeline = replace(load_pipeline(folder), ledger=options.ledger, trajectory=options.trajectory)
     if hasattr(pipeline.denoiser, "to"):
         pipeline.denoiser.to(device)
     if options.fuser is not None:

@@ -1,15 +1,18 @@
 """What a run returns: volumes, numbers and certificates, ready for export."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
 
 from medinterp.assessment.certificate import Certificate
 from medinterp.attribution.result import Attribution
 from medinterp.fusion.fusers import Scale
 from medinterp.fusion.registration import Registration
 from medinterp.noise.estimate import NoiseEstimate
-from medinterp.volume import Region, Volume
+from medinterp.volume import Region, Step, Volume
 
 TISSUE = 0.1
 """Of the bright tissue's level, in the fused image's scale: what is darker is background."""
@@ -19,7 +22,9 @@ TISSUE = 0.1
 class InputResult:
     """One input: the scan, its noise, what the model made of it and what it took away.
 
-    The last two are None where only a region was explained and the whole volume was never denoised.
+    The image and what was removed are None where only a region was explained and the whole volume was never denoised.
+    The trajectory, where it was asked for, is the reverse diffusion's own: the scan, the states between, and the
+    image, by the fraction of the noise that is left, from 1 to 0.
     """
 
     scan: Volume
@@ -27,11 +32,22 @@ class InputResult:
     sigma: Volume
     denoised: Volume | None
     removed: Volume | None
+    trajectory: Mapping[float, Volume] = field(default_factory=dict)
 
     @property
     def shown(self) -> Volume:
         """The volume that maps are laid over: the denoised one where there is one."""
         return self.scan if self.denoised is None else self.denoised
+
+    def with_states(self, states: Mapping[float, Float32[np.ndarray, "C I J K"]]) -> "InputResult":
+        """Return this with its trajectory: the scan, these states in order, and the image."""
+        if self.denoised is None:
+            return self
+        between = {
+            left: self.scan.derive(x, Step("state of the reverse diffusion", {"noise_left": left}))
+            for left, x in sorted(states.items(), reverse=True)
+        }
+        return replace(self, trajectory={1.0: self.scan, **between, 0.0: self.denoised})
 
 
 @dataclass(frozen=True)

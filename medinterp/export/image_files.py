@@ -13,7 +13,7 @@ from medinterp.export.overlay import make_overlay, no_clusters
 from medinterp.export.run_record import explanation_record, fusion_record
 from medinterp.io.nifti import write_nifti
 from medinterp.io.nrrd import write_nrrd, write_seq_nrrd
-from medinterp.io.slicer_scene import pack_mrb, write_scene
+from medinterp.io.slicer_scene import pack_mrb, write_scene, write_trajectory
 from medinterp.results import InputResult, Result
 from medinterp.volume import Overlay, Volume
 
@@ -98,16 +98,19 @@ def write_nifti_files(contents: StudyContents, folder: Path) -> list[str]:
 
 
 def write_nrrd_files(contents: StudyContents, folder: Path) -> list[str]:
-    """Write every volume as float32 NRRD, and scan and denoised image as a sequence that 3D Slicer flips between."""
+    """Write every volume as float32 NRRD; as sequences for 3D Slicer scan and denoised image, and any trajectory."""
     for named in named_volumes(contents):
         path = folder / "nrrd" / f"{named.stem}.nrrd"
         write_nrrd(named.volume, path, description=named.description, about=named.sidecar)
     for name, one in contents.result.inputs.items():
+        stem, suffix = stem_and_suffix(name, one.scan.modality)
         if one.denoised is not None:
-            stem, suffix = stem_and_suffix(name, one.scan.modality)
             path = folder / "nrrd" / bids_name(stem, desc="beforeafter", suffix=suffix, extension=".seq.nrrd")
             steps = {"scan": one.scan, "denoised": one.denoised}
             write_seq_nrrd(steps, path, description="scan before and after denoising", index="image")
+        if one.trajectory:
+            path = folder / "nrrd" / bids_name(stem, desc="trajectory", suffix=suffix, extension=".seq.nrrd")
+            write_trajectory(one.trajectory, path)
     return []
 
 
@@ -115,7 +118,7 @@ def write_scenes(contents: StudyContents, folder: Path) -> list[str]:
     """Write a 3D Slicer scene for every input and for the fused image, each as a folder and packed."""
     for name, one in contents.result.inputs.items():
         overlays = [d.overlay for d in contents.drawn_on(name)]
-        _write_scene(name, one.shown, overlays + _removed(one), contents, folder / "slicer")
+        _write_scene(name, one.shown, overlays + _removed(one), contents, folder / "slicer", one.trajectory)
     fusion = contents.result.fusion
     if fusion is not None:
         _write_scene("fused", fusion.fused, fusion_overlays(fusion), contents, folder / "slicer")
@@ -123,10 +126,15 @@ def write_scenes(contents: StudyContents, folder: Path) -> list[str]:
 
 
 def _write_scene(
-    name: str, base: Volume, overlays: Sequence[Overlay], contents: StudyContents, folder: Path
-) -> None:  # fmt: skip
+    name: str,
+    base: Volume,
+    overlays: Sequence[Overlay],
+    contents: StudyContents,
+    folder: Path,
+    trajectory: Mapping[float, Volume] | None = None,
+) -> None:
     """Write one scene; volumes that lie in a NIfTI file already are copied."""
-    write_scene(base, overlays, folder / name, written=contents.images)
+    write_scene(base, overlays, folder / name, written=contents.images, trajectory=trajectory)
     pack_mrb(folder / name, folder / f"{name}.mrb")
 
 

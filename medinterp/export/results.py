@@ -112,4 +112,5 @@ def _room(result: Result, writers: Collection[str], remover: Deidentifier | None
         for volume in group.values()
     )
     fused = [] if result.fusion is None else [v.voxels.size for _, v, _, _ in fusion_volumes(result, result.fusion)]
-    return copies + expected_bytes(scans, maps + sum(fused), writers)
+    states = sum(state.voxels.size for one in result.inputs.values() for state in one.trajectory.values())
+    return copies + expected_bytes(scans, maps + sum(fused) + states, writers)

@@ -17,7 +17,7 @@ import numpy as np
 from medinterp.errors import InputError, UnsupportedSeries
 from medinterp.io import colours
 from medinterp.io.nifti import write_nifti, write_sidecar
-from medinterp.io.nrrd import write_seg_nrrd
+from medinterp.io.nrrd import write_seg_nrrd, write_seq_nrrd
 from medinterp.io.slicer_rendering import rendering_preset
 from medinterp.volume import Overlay, Volume
 
@@ -31,12 +31,18 @@ _VIEWS = {  # Slicer's own three views: colour, orientation, and the view's axes
     "Green": ("Coronal", ((-1, 0, 0), (0, 0, 1), (0, 1, 0))),
     "Yellow": ("Sagittal", ((0, 0, -1), (-1, 0, 0), (0, 1, 0))),
 }
+TRAJECTORY_INDEX = "noise_taken_off_percent"
 _PIXELS = 256
 _SAMPLE = 1_000_000  # voxels that a percentile for display is taken from: enough for three digits
 
 
 def write_scene(
-    base: Volume, overlays: Sequence[Overlay], folder: Path, *, written: Mapping[Volume, Path] | None = None
+    base: Volume,
+    overlays: Sequence[Overlay],
+    folder: Path,
+    *,
+    written: Mapping[Volume, Path] | None = None,
+    trajectory: Mapping[float, Volume] | None = None,
 ) -> tuple[Path, ...]:
     """Write scene.mrml and the files it names; the views open on the first overlay's peak.
 
@@ -49,6 +55,8 @@ def write_scene(
         overlays: maps on the scan's grid, with their clusters if any.
         folder: where the files go; made if it is not there.
         written: .nii.gz files that `write_nifti` made of some of these volumes, to be copied rather than made again.
+        trajectory: states of the reverse diffusion by the fraction of the noise that is left, which become a sequence
+            with a browser to step through it.
 
     Returns:
         All files written, scene.mrml first.
@@ -71,6 +79,8 @@ def write_scene(
     names = _file_names([overlay.name for overlay in overlays])
     for number, (overlay, name) in enumerate(zip(overlays, names, strict=True), start=1):
         files += _add_overlay(scene, overlay, name, number, folder, known)
+    if trajectory:
+        files.append(_add_trajectory(scene, trajectory, folder / "trajectory.seq.nrrd"))
     _add_views(scene, base, overlays)
     ElementTree.indent(scene)
     path = folder / "scene.mrml"
@@ -257,6 +267,37 @@ def _add_clusters(scene: ElementTree.Element, name: str, number: int, file_name:
     )  # fmt: skip
     references = f"display:{display};storage:{storage};referenceImageGeometryRef:{_volume_id(0)};"
     _node(scene, "Segmentation", f"vtkMRMLSegmentationNode{number}", name, references=references)
+
+
+def _add_trajectory(scene: ElementTree.Element, states: Mapping[float, Volume], path: Path) -> Path:
+    """Write the states as a sequence, from the scan to the image, and the browser that plays it."""
+    write_trajectory(states, path)
+    storage = _node(
+        scene, "VolumeSequenceStorage", "vtkMRMLVolumeSequenceStorageNode1", "trajectory file", fileName=path.name
+    )
+    sequence = _node(
+        scene, "Sequence", "vtkMRMLSequenceNode1", "Trajectory",
+        references=f"storage:{storage};", indexName=TRAJECTORY_INDEX, indexType="numeric", selectable="true",
+    )  # fmt: skip
+    _node(
+        scene, "SequenceBrowser", "vtkMRMLSequenceBrowserNode1", "Trajectory browser",
+        references=f"sequenceNodeRef0:{sequence};", playbackActive="false", playbackRateFps="2", playbackLooped="true",
+        selectedItemNumber="0", indexDisplayMode="[indexValue]", indexDisplayFormat="%.1f", virtualNodePostfixes="0",
+        SynchronizationPropertiesMap0="playback true recording false overwriteProxyName false saveChanges false",
+    )  # fmt: skip
+    return path
+
+
+def write_trajectory(states: Mapping[float, Volume], path: Path) -> Path:
+    """Write the states of a reverse diffusion as .seq.nrrd, by the percentage of the scan's noise that is taken off.
+
+    Args:
+        states: by the fraction of the noise that is left; on one grid, in one unit.
+        path: file to write, its name ending in .seq.nrrd.
+    """
+    ordered = sorted(states.items(), reverse=True)  # Slicer sorts by rising number
+    named = {f"{100 * (1 - left):.6g}": volume for left, volume in ordered}
+    return write_seq_nrrd(named, path, description="states of the reverse diffusion", index=TRAJECTORY_INDEX)
 
 
 def _add_views(scene: ElementTree.Element, base: Volume, overlays: Sequence[Overlay]) -> None:

@@ -22,6 +22,7 @@ from medinterp.denoisers.base import Denoiser, evaluate, jacobian_product
 from medinterp.errors import ConfigError
 from medinterp.progress import OnStep, StepInfo, ignore
 from medinterp.sampling.checkpoints import take_step
+from medinterp.sampling.trajectory import OnState, forget
 
 
 @runtime_checkable
@@ -47,6 +48,7 @@ class Sampler(Protocol):
         generator: torch.Generator,
         cond: Float[Tensor, "B C2 I J K"] | None = None,
         on_step: OnStep = ignore,
+        on_state: OnState = forget,
     ) -> Float[Tensor, "B C I J K"]:
         """Return the image, in the unit of ``y``.
 
@@ -58,6 +60,7 @@ class Sampler(Protocol):
             generator: source of all randomness; the same seed, device and version give the same bits.
             cond: further images for denoisers that use them.
             on_step: told after every step.
+            on_state: given every state, from the scan (fraction 1 of the noise) to the image (fraction 0).
         """
         ...
 
@@ -85,10 +88,13 @@ class PosteriorMean:
         generator: torch.Generator,
         cond: Float[Tensor, "B C2 I J K"] | None = None,
         on_step: OnStep = ignore,
+        on_state: OnState = forget,
     ) -> Float[Tensor, "B C I J K"]:
         """Return E[x0 | y], in the unit of ``y``."""
         on_step(StepInfo("sample", 0, 1))
+        on_state(1.0, y)
         image = evaluate(denoiser, y, sigma, cond)
+        on_state(0.0, image)
         on_step(StepInfo("sample", 1, 1))
         return image
 
@@ -125,6 +131,7 @@ class Heun:
         generator: torch.Generator,
         cond: Float[Tensor, "B C2 I J K"] | None = None,
         on_step: OnStep = ignore,
+        on_state: OnState = forget,
     ) -> Float[Tensor, "B C I J K"]:
         """Return the end of the ODE's path, in the unit of ``y``; ``generator`` is not used."""
 
@@ -138,8 +145,10 @@ class Heun:
 
         x, levels = y, _levels(fractions)
         on_step(StepInfo("sample", 0, len(levels) - 1))
+        on_state(levels[0], x)
         for index, (t, t_next) in enumerate(pairwise(levels)):
             x = take_step(partial(step, t=t, t_next=t_next), x)
+            on_state(t_next, x)
             on_step(StepInfo("sample", index + 1, len(levels) - 1))
         return x
 
@@ -198,6 +207,7 @@ class ReverseSDE:
         generator: torch.Generator,
         cond: Float[Tensor, "B C2 I J K"] | None = None,
         on_step: OnStep = ignore,
+        on_state: OnState = forget,
     ) -> Float[Tensor, "B C I J K"]:
         """Return one posterior sample, in the unit of ``y``."""
 
@@ -208,9 +218,11 @@ class ReverseSDE:
 
         x, levels = y, _levels(fractions)
         on_step(StepInfo("sample", 0, len(levels) - 1))
+        on_state(levels[0], x)
         for index, (t, t_next) in enumerate(pairwise(levels)):
             white = sigma * _draw_shared(y, generator)
             x = take_step(partial(step, t=t, kept=(t_next / t) ** 2, white=white), x)
+            on_state(t_next, x)
             on_step(StepInfo("sample", index + 1, len(levels) - 1))
         return x
 

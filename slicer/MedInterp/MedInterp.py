@@ -5,8 +5,8 @@ from pathlib import Path
 
 import ctk
 import qt
-from MedInterpLib.asking import Asking
-from MedInterpLib.command import QuestionError, sphere_target, voxel_target
+from MedInterpLib.asking import NAMES, Asking
+from MedInterpLib.command import PLACES, QuestionError, sphere_target, voxel_target
 from MedInterpLib.nodes import NodeError
 from MedInterpLib.process import Progress
 from MedInterpLib.study import StudyError, read_study
@@ -108,10 +108,17 @@ class MedInterpWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.method.addItems(list(METHODS))
         self.bundle.placeholderText = "chosen by the modality"
         self.whole = qt.QCheckBox("denoise the whole scan too")
+        self.others = slicer.qMRMLCheckableNodeComboBox()
+        self.others.nodeTypes = ["vtkMRMLScalarVolumeNode"]
+        self.others.addEnabled = self.others.removeEnabled = False
+        self.others.setMRMLScene(slicer.mrmlScene)
+        self.others.toolTip = "further scans of the same subject; the fused image is explained, scan by scan"
+        self.bringing, self.ledger = qt.QComboBox(), qt.QCheckBox("share the image among the scans")
+        self.bringing.addItems(list(PLACES))
         for label, widget in (
             ("Scan", self.scan), ("Point or segmentation", self.place), ("Segment", self.segment),
             ("Radius", self.radius), ("Measure", self.measure), ("Method", self.method), ("Bundle", self.bundle),
-            ("", self.whole),
+            ("", self.whole), ("Fuse with", self.others), ("Register", self.bringing), ("", self.ledger),
         ):  # fmt: skip
             form.addRow(label, widget)
 
@@ -188,20 +195,28 @@ class MedInterpWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         node.GetNthControlPointPositionWorld(0, point)
         return sphere_target(point, self.radius.value) if self.radius.value > 0 else voxel_target(point)
 
+    def scans(self) -> list:
+        """Return the chosen scan, and those that it is to be fused with."""
+        first = self.scan.currentNode()
+        return [first, *(node for node in self.others.checkedNodes() if node is not first)]
+
     def onRun(self) -> None:
         """Start medinterp."""
         options = {"methods": (self.method.currentText,), "measure": self.measure.currentText}
         options |= {"bundle": self.bundle.text or None, "whole": self.whole.checked}
+        options |= {"place": self.bringing.currentText, "ledger": self.ledger.checked}
         try:
             if self.scan.currentNode() is None or not self.output.currentPath:
                 raise QuestionError("choose a scan and a study folder to make")
             output, program = Path(self.output.currentPath), self.program.currentPath
-            self.logic.ask(self.scan.currentNode(), self.target(), output, program=program, **options)
+            self.logic.ask(self.scans(), self.target(), output, program=program, **options)
         except (QuestionError, NodeError) as error:
             slicer.util.errorDisplay(str(error))
             return
         qt.QSettings().setValue(PROGRAM_SETTING, self.program.currentPath)
         self.log.clear()
+        for name, node in zip(NAMES, self.scans()):
+            self.log.appendPlainText(f"{name}: {node.GetName()}")
         self._running(True)
         self.timer.start()
 
@@ -285,7 +300,7 @@ class MedInterpTest(ScriptedLoadableModuleTest):
         slicer.util.updateVolumeFromArray(scan, values)
         logic = MedInterpLogic()
         with tempfile.TemporaryDirectory() as folder:
-            logic.ask(scan, sphere_target((40.0, 40.0, 40.0), 6.0), Path(folder) / "study", halo=8)
+            logic.ask([scan], sphere_target((40.0, 40.0, 40.0), 6.0), Path(folder) / "study", halo=8)
             said, code = logic.process.wait()
             logic.finish()
             assert code == 0, said

@@ -1,6 +1,6 @@
 """Ask medinterp from Slicer's core with the module's own logic and show the answer; runs in a process of its own.
 
-Usage: python slicer_module_probe.py MEDINTERP SCAN MASK WORK; writes WORK/answer.json.
+Usage: python slicer_module_probe.py MEDINTERP SCAN SECOND MASK STUDY WORK; writes WORK/answer.json.
 """
 
 import json
@@ -56,7 +56,7 @@ def voxels(node: Any) -> list[float]:
 
 
 def answer(asking: Asking, scan: Any, target: Any, output: Path, program: str) -> dict[str, Any]:
-    said, code = asking.ask(scan, target, output, program=program, methods=("saliency",), halo=8).wait()
+    said, code = asking.ask([scan], target, output, program=program, methods=("saliency",), halo=8).wait()
     asking.finish()
     if code:
         raise SystemExit(str(said))
@@ -72,17 +72,40 @@ def answer(asking: Asking, scan: Any, target: Any, output: Path, program: str) -
     }
 
 
+def fused(asking: Asking, scans: list[Any], output: Path, program: str) -> dict[str, Any]:
+    options = {"methods": ("saliency",), "halo": 8, "place": "as they lie", "ledger": True}
+    said, code = asking.ask(scans, sphere_target((0, 0, 0), 4), output, program=program, **options).wait()
+    asking.finish()
+    if code:
+        raise SystemExit(str(said))
+    return {name: sorted(scene.maps) for name, scene in asking.open(output, scans[0]).items()}
+
+
+def trajectory(asking: Asking, study: Path) -> dict[str, Any]:
+    (scene,) = asking.open(study).values()
+    count = scene.trajectory.GetNumberOfDataNodes()
+    browser = asking.mrml.GetFirstNodeByClass("vtkMRMLSequenceBrowserNode")
+    return {
+        "index": [float(scene.trajectory.GetNthIndexValue(n)) for n in range(count)],
+        "states": [voxels(scene.trajectory.GetNthDataNode(n)) for n in range(count)],
+        "played": browser.GetMasterSequenceNode().GetID() == scene.trajectory.GetID(),
+    }
+
+
 def main() -> None:
-    """Ask about a sphere and about the same voxels as a segment; then with a scan that a transform moves."""
-    program, scan_file, mask, work = sys.argv[1:]
+    """Ask about a sphere, the same voxels as a segment, and two scans fused; then with a scan that is moved."""
+    program, scan_file, second_file, mask, study, work = sys.argv[1:]
     mrml = new_scene()
     asking, scan = Asking(mrml), load(mrml, scan_file, "vtkMRMLScalarVolumeNode")
     found = {"sphere": answer(asking, scan, sphere_target((0, 0, 0), 4), Path(work) / "sphere", program)}
     found["segment"] = answer(asking, scan, segmentation_of(mrml, mask), Path(work) / "segment", program)
+    second = load(mrml, second_file, "vtkMRMLScalarVolumeNode")
+    found["fused"] = fused(asking, [scan, second], Path(work) / "fused", program)
+    found["trajectory"] = trajectory(asking, Path(study))
     moved = mrml.AddNewNodeByClass("vtkMRMLLinearTransformNode", "moved")
     scan.SetAndObserveTransformNodeID(moved.GetID())
     try:
-        asking.ask(scan, "auto", Path(work) / "moved", program=program)
+        asking.ask([scan], "auto", Path(work) / "moved", program=program)
     except NodeError as error:
         found["moved"] = str(error)
     count = mrml.GetNumberOfNodes()

@@ -86,6 +86,15 @@ def describe_rendering(node: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def describe_sequence(node: Any) -> dict[str, Any]:
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    states = [node.GetNthDataNode(number) for number in range(node.GetNumberOfDataNodes())]
+    first = [float(vtk_to_numpy(s.GetImageData().GetPointData().GetScalars()).max()) for s in states]
+    index = [float(node.GetNthIndexValue(number)) for number in range(len(states))]
+    return {"name": node.GetName(), "index": index, "highest": first, "unit": node.GetIndexName()}
+
+
 def image_of(connection: Any) -> np.ndarray:
     """Return an RGBA image, first axis x, second axis y, y upwards."""
     from vtk.util.numpy_support import vtk_to_numpy
@@ -128,6 +137,9 @@ def main(path: Path, folder: Path, points: list[list[float] | None]) -> None:
     answer["volumes"] = {n.GetName(): describe_volume(n) for n in nodes if n.IsA("vtkMRMLScalarVolumeNode")}
     answer["segments"] = [s for n in nodes if n.IsA("vtkMRMLSegmentationNode") for s in describe_segments(n)]
     answer["renderings"] = [describe_rendering(n) for n in nodes if n.IsA("vtkMRMLVolumeRenderingDisplayNode")]
+    answer["sequences"] = [describe_sequence(n) for n in nodes if n.IsA("vtkMRMLSequenceNode")]
+    browsers = [n for n in nodes if n.IsA("vtkMRMLSequenceBrowserNode")]
+    answer["played"] = [n.GetMasterSequenceNode().GetName() for n in browsers]
     for number, point in enumerate(points):
         for view in VIEWS:
             answer["views"].append({"view": view, "point": point})

@@ -1,6 +1,7 @@
 """The Slicer module's logic in Slicer's core: it asks medinterp itself, and shows the answer in its place."""
 
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -31,8 +32,11 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Pat
     )
     mask = nibabel.Nifti1Image((distance <= 4).astype(np.uint8), image.affine)
     mask.to_filename(work / "mask.nii.gz")
+    second, study = write_scan(work / "second.nii.gz", shape=(32, 28, 24), seed=1), work / "with_states"
+    medinterp.run(scan, study, sampler="ode", steps=3, trajectory=True, targets=("sphere:0,0,0,4",), export="slicer")
     program = Path(sys.executable).with_name("medinterp")
-    call = [sys.executable, "-m", "tests.clients.slicer_module_probe", program, scan, work / "mask.nii.gz", work]
+    files = [program, scan, second, work / "mask.nii.gz", study, work]
+    call = [sys.executable, "-m", "tests.clients.slicer_module_probe", *files]
     done = subprocess.run(
         list(map(str, call)), cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
         timeout=400, check=False,
@@ -67,6 +71,29 @@ def test_the_map_is_on_top_in_signed_colours_and_the_view_is_on_it(asked: tuple[
         assert one["clusters"][0] >= 1
         assert np.linalg.norm(one["view"]) < 8  # mm from the centre of the sphere of 4 mm
         assert one["map"]["name"].startswith("scan: Saliency of the mean in ")
+
+
+def test_two_scans_are_fused_and_each_gets_its_map(asked: tuple[dict[str, Any], Path]) -> None:
+    found, work = asked
+    assert set(found["fused"]) == {"scan", "second", "fused"}
+    assert all("saliency-mean" in found["fused"][name] for name in ("scan", "second"))
+    assert json.loads((work / "fused" / "run.json").read_text())["fusion"]["ledger"]["evaluations"] == 4
+
+
+def test_the_states_from_scan_to_image_are_a_sequence_in_order(asked: tuple[dict[str, Any], Path]) -> None:
+    found, work = asked
+    index, states = found["trajectory"]["index"], np.array(found["trajectory"]["states"])
+    scan = nibabel.load(work / "scan.nii.gz").get_fdata(dtype=np.float32)
+    image = nibabel.load(work / "with_states" / "slicer" / "scan" / "base.nii.gz").get_fdata(dtype=np.float32)
+    assert index[0] == 0
+    assert index[-1] == 100
+    assert index == sorted(index)
+    assert len(index) == 4
+    assert found["trajectory"]["played"]
+    np.testing.assert_array_equal(states[0], scan.ravel(order="F"))
+    np.testing.assert_array_equal(states[-1], image.ravel(order="F"))
+    changes = [np.abs(later - before).max() for before, later in itertools.pairwise(states)]
+    assert min(changes) > 0
 
 
 def test_a_scan_that_a_transform_moves_is_refused(asked: tuple[dict[str, Any], Path]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from medinterp.io.slicer_scene import pack_mrb, write_scene
-from medinterp.volume import Overlay, Volume
+from medinterp.volume import Overlay, Step, Volume
 from tests.clients.conftest import missing
 from tests.clients.scans import impulse, make_scan, map_on, one_voxel_clusters
 
@@ -67,6 +67,10 @@ def two_spikes(scan: Volume) -> Volume:
     return map_on(scan, values)
 
 
+def scaled(scan: Volume, factor: float) -> Volume:
+    return scan.derive(factor * scan.voxels, Step("scaled", {"factor": factor}))
+
+
 def overlay_of(scan: Volume, map: Volume, *, signed: bool = True) -> Overlay:
     return Overlay(scan, map, "saliency", "Saliency", signed, LIMIT, one_voxel_clusters(scan, PEAK, TROUGH))
 
@@ -79,7 +83,8 @@ def scan() -> Volume:
 @pytest.fixture(scope="module")
 def folder(scan: Volume, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scene")
-    write_scene(scan, [overlay_of(scan, two_spikes(scan))], folder)
+    states = {1.0: scan, 0.4: scaled(scan, 0.5), 0.0: scaled(scan, 0.25)}
+    write_scene(scan, [overlay_of(scan, two_spikes(scan))], folder, trajectory=states)
     return folder
 
 
@@ -102,6 +107,15 @@ def test_slicer_opens_scan_map_and_clusters_with_their_names(shown: Shown) -> No
     assert shown.answer["opened"]
     assert set(shown.answer["volumes"]) == {"Scan", "saliency"}
     assert [segment["name"] for segment in shown.answer["segments"]] == ["cluster 1", "cluster 2"]
+
+
+def test_slicer_plays_the_trajectory_from_the_scan_to_the_image(shown: Shown, scan: Volume) -> None:
+    (sequence,) = shown.answer["sequences"]
+    highest = float(scan.voxels.max())
+    assert sequence["index"] == [0.0, 60.0, 100.0]
+    np.testing.assert_allclose(sequence["highest"], [highest, highest / 2, highest / 4], rtol=1e-6)
+    assert sequence["unit"] == "noise_taken_off_percent"
+    assert shown.answer["played"] == ["Trajectory"]
 
 
 def test_slicer_places_scan_and_map_on_the_grid(shown: Shown, scan: Volume) -> None:

@@ -21,6 +21,7 @@ from medinterp.preparation import build_pipeline, sampler_word
         ({"frame": -1}, "frame -1"),
         ({"seed": -1}, "seed -1"),
         ({"seed": 2**63}, "below 2"),
+        ({"trajectory": True, "whole": False}, "'medinterp run'"),
         ({"max_memory_gb": 0.0}, "positive number of GB"),
         ({"max_memory_gb": float("nan")}, "positive number of GB"),
         ({"max_memory_gb": float("inf")}, "positive number of GB"),

@@ -10,6 +10,7 @@ from medinterp.errors import ConfigError
 from medinterp.sampling.checkpoints import one_checkpoint_a_step
 from medinterp.sampling.samplers import Heun, PosteriorMean, ReverseSDE
 from medinterp.sampling.schedules import LinearSchedule, PowerSchedule
+from medinterp.sampling.trajectory import KeptStates
 from medinterp.testing.oracles import RecordingDenoiser, linear_gaussian
 
 
@@ -66,6 +67,39 @@ def test_evaluations_are_as_many_as_announced(sampler, steps):
     fractions = PowerSchedule()(steps, start=1.0)
     sampler(recording, y, scalar_sigma(0.5, y), fractions, generator=torch.Generator().manual_seed(0))
     assert len(recording.evaluations) == sampler.evaluations(steps)
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [(PosteriorMean(), 1), (Heun(), 5), (ReverseSDE(), 5)])
+def test_every_state_is_told_from_the_scan_to_the_image(sampler, steps):
+    y, sigma, generator = example()
+    told, fractions = {}, PowerSchedule()(steps, start=1.0)
+    image = sampler(Pointwise(), y, sigma, fractions, generator=generator, on_state=told.__setitem__)
+    assert list(told) == fractions.tolist()
+    assert torch.equal(told[1.0], y)
+    assert torch.equal(told[0.0], image)
+
+
+@pytest.mark.parametrize(("steps", "most", "kept"), [(4, 20, 3), (20, 5, 5), (1, 20, 0), (10, 0, 0)])
+def test_no_more_states_are_kept_than_asked_spread_over_the_steps(steps, most, kept):
+    y, sigma, generator = example()
+    states, fractions = KeptStates(steps, most), PowerSchedule()(steps, start=1.0)
+    Heun()(Pointwise(), y.float(), sigma.float(), fractions, generator=generator, on_state=states)
+    found = list(states.states)
+    assert len(found) == kept
+    assert found == sorted(found, reverse=True)
+    assert set(found) <= set(fractions.tolist()[1:-1])
+    if kept > 1:  # from the first step to the last
+        assert (found[0], found[-1]) == (fractions[1], fractions[-2])
+
+
+def test_a_kept_state_is_the_samplers_own():
+    y, sigma, generator = example()
+    states, fractions = KeptStates(2), LinearSchedule()(2, start=1.0)
+    Heun()(Pointwise(), y.float(), sigma.float(), fractions, generator=generator, on_state=states)
+    told = {}
+    Heun()(Pointwise(), y.float(), sigma.float(), fractions, generator=generator, on_state=told.__setitem__)
+    (state,) = states.states.values()
+    assert torch.equal(torch.from_numpy(state), told[0.5][0])
 
 
 def test_condition_reaches_the_denoiser():

@@ -17,11 +17,11 @@ from tests.slicer_library import FOLDER, importable
 
 importable()
 import MedInterpLib.process as process_module  # noqa: E402
-from MedInterpLib.command import Question, QuestionError, find_program, sphere_target, voxel_target  # noqa: E402
+from MedInterpLib.command import PLACES, Question, QuestionError, find_program, sphere_target, voxel_target  # noqa: E402
 from MedInterpLib.process import Line, Process, Progress, parse_line  # noqa: E402
 from MedInterpLib.study import StudyError, read_study  # noqa: E402
 
-HERE = Path("scan.nii.gz"), Path("study")
+HERE = {"scan": Path("scan.nii.gz")}, Path("study")
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -36,6 +36,27 @@ def test_the_command_line_understands_every_argument(whole):
     assert found["methods"] == ["saliency", "occlusion:window_mm=8"]
     assert (found["measure"], found["bundle"], found["halo"], found["seed"]) == ("contrast", "mri_denoise", 8, 3)
     assert (found["max_memory_gb"], found["progress"].value, found["output"]) == (2.5, "json", "study")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_several_scans_are_fused_whole_and_brought_together_as_asked(place):
+    scans = {"scan": Path("a.nii.gz"), "second": Path("b.nii.gz")}
+    name, *arguments = Question(scans, Path("study"), "auto", place=place, ledger=True).arguments()
+    command = typer.main.get_command(app).commands[name]
+    found = command.make_context(name, list(arguments)).params
+    assert name == "run"
+    assert found["inputs"] == ["scan=a.nii.gz", "second=b.nii.gz"]
+    assert found["ledger"]
+    assert found["resample"] == (place == "as they lie")
+    assert (found["register"] and found["register"].value) == (None if place == "as they lie" else place)
+
+
+def test_an_unknown_place_or_no_scan_is_refused():
+    several = {"scan": Path("a"), "second": Path("b")}
+    with pytest.raises(QuestionError, match="choose rigid, affine, as they lie"):
+        Question(several, Path("study"), "auto", place="there").arguments()
+    with pytest.raises(QuestionError, match="choose a scan"):
+        Question({}, Path("study"), "auto").arguments()
 
 
 @pytest.mark.parametrize("radius", [0, -1, float("nan")])
@@ -79,7 +100,7 @@ def test_everything_that_a_process_says_arrives_with_its_exit_code():
 
 def test_a_cancelled_run_leaves_nothing_and_ends_its_children(tmp_path):
     scan = write_scan(tmp_path / "scan.nii.gz", shape=(48, 48, 48))
-    question = Question(scan, tmp_path / "study", "sphere:0,0,0,6", ("occlusion:window_mm=2",))
+    question = Question({"scan": scan}, tmp_path / "study", "sphere:0,0,0,6", ("occlusion:window_mm=2",))
     process = Process([sys.executable, "-m", "medinterp", *question.arguments()])
     said = []
     while not any(isinstance(one, Progress) and one.stage == "explain" for one in said):

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,10 @@ from MedInterpLib import nodes
 from MedInterpLib.command import Question, QuestionError, find_program
 from MedInterpLib.process import Process
 from MedInterpLib.study import read_study
+
+
+NAMES = ("scan", "second", "third", "fourth")
+"""Of the scans in a study; those of Slicer's nodes may name a patient."""
 
 
 class Asking:
@@ -28,12 +32,18 @@ class Asking:
         self._work: tempfile.TemporaryDirectory[str] | None = None
 
     def ask(
-        self, scan: Any, target: str | tuple[Any, str], output: Path, *, program: str = "", **options: Any
+        self,
+        scans: Sequence[Any],
+        target: str | tuple[Any, str],
+        output: Path,
+        *,
+        program: str = "",
+        **options: Any,
     ) -> Process:
-        """Write the scan, and the segment asked about, where medinterp reads them, and start it.
+        """Write the scans, and the segment asked about, where medinterp reads them, and start it.
 
         Args:
-            scan: volume node.
+            scans: volume nodes, the first of them the one that the others are fused with; they get ``NAMES``.
             target: text of a target, or (segmentation node, segment ID).
             output: study folder to make.
             program: medinterp's; empty for the one on the path.
@@ -49,7 +59,7 @@ class Asking:
         self.finish()
         self._work = tempfile.TemporaryDirectory(prefix="medinterp-")
         try:
-            arguments = self._question(scan, target, output, **options).arguments()
+            arguments = self._question(scans, target, output, **options).arguments()
         except Exception:
             self.finish()
             raise
@@ -92,15 +102,22 @@ class Asking:
             parent = tree.GetSceneItemID() if beside is None else tree.GetItemParent(tree.GetItemByDataNode(beside))
             item = tree.CreateFolderItem(parent, "medinterp: research use only")
             for scene in shown.values():
-                for node in (scene.base, *scene.maps.values(), *scene.clusters.values()):
+                states = [] if scene.trajectory is None else [scene.trajectory]
+                for node in (scene.base, *scene.maps.values(), *scene.clusters.values(), *states):
                     tree.SetItemParent(tree.GetItemByDataNode(node), item)
         return shown
 
-    def _question(self, scan: Any, target: str | tuple[Any, str], output: Path, **options: Any) -> Question:
-        folder = Path(str(self._work.name if self._work else ""))
-        nodes.write_volume(scan, folder / "scan.nii.gz")
-        nodes.write_modality(scan, folder / "scan.json")
+    def _question(
+        self, scans: Sequence[Any], target: str | tuple[Any, str], output: Path, **options: Any
+    ) -> Question:
+        if not 1 <= len(set(scans)) == len(scans) <= len(NAMES):
+            raise QuestionError(f"choose one scan, and up to {len(NAMES) - 1} different ones to fuse it with")
+        folder, files = Path(str(self._work.name if self._work else "")), {}
+        for name, scan in zip(NAMES, scans, strict=False):
+            files[name] = folder / f"{name}.nii.gz"
+            nodes.write_volume(scan, files[name])
+            nodes.write_modality(scan, folder / f"{name}.json")
         if not isinstance(target, str):
-            nodes.write_segment(*target, scan, folder / "target.nii.gz")
+            nodes.write_segment(*target, scans[0], folder / "target.nii.gz")
             target = str(folder / "target.nii.gz")
-        return Question(folder / "scan.nii.gz", output, target, **options)
+        return Question(files, output, target, **options)

@@ -2,9 +2,17 @@
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+
+PLACES: Mapping[str, Sequence[str]] = {
+    "rigid": ("--register", "rigid"),
+    "affine": ("--register", "affine"),
+    "as they lie": ("--resample",),
+}
+"""How several scans come onto the first one's grid, and what the command line calls it."""
 
 
 class QuestionError(ValueError):
@@ -13,10 +21,10 @@ class QuestionError(ValueError):
 
 @dataclass(frozen=True)
 class Question:
-    """One measurement on one scan, and how it is explained.
+    """One measurement on a scan, or on the fused image of several, and how it is explained.
 
     Args:
-        scan: NIfTI file or DICOM folder.
+        scans: NIfTI files or DICOM folders by name; several are fused on the first one's grid.
         output: study folder to make; must not exist yet, or be empty.
         target: where to measure: ``sphere_target``, ``voxel_target``, or the path of a mask file.
         methods: attribution methods, "name" or "name:option=value".
@@ -26,9 +34,11 @@ class Question:
         halo: voxels of context instead of all that matter; None for all.
         seed: of every random number.
         max_memory_gb: limit; None for what is free.
+        place: how several scans come onto one grid, one of ``PLACES``.
+        ledger: share the fused image among the scans.
     """
 
-    scan: Path
+    scans: Mapping[str, Path]
     output: Path
     target: str
     methods: Sequence[str] = ("input_x_gradient",)
@@ -38,16 +48,20 @@ class Question:
     halo: int | None = None
     seed: int = 0
     max_memory_gb: float | None = None
+    place: str = "rigid"
+    ledger: bool = False
 
     def arguments(self) -> list[str]:
         """Return the arguments after the program's name; progress comes as JSON lines on standard error.
 
         Raises:
-            QuestionError: there is no method or no target.
+            QuestionError: there is no scan, no method or no target.
         """
-        if not self.methods or not self.target:
-            raise QuestionError("choose a target and at least one method")
-        found = ["run" if self.whole else "explain", str(self.scan), "-o", str(self.output)]
+        if not self.scans or not self.methods or not self.target:
+            raise QuestionError("choose a scan, a target and at least one method")
+        several = len(self.scans) > 1  # to be fused they have to be denoised whole
+        found = ["run" if self.whole or several else "explain", *(f"{m}={path}" for m, path in self.scans.items())]
+        found += ["-o", str(self.output), *(self._joining() if several else ())]
         found += ["--target", self.target, "--measure", self.measure, "--seed", str(self.seed)]
         for method in self.methods:
             found += ["--method", method]
@@ -56,6 +70,11 @@ class Question:
         ):  # fmt: skip
             found += [] if value is None else [option, str(value)]
         return [*found, "--progress", "json"]
+
+    def _joining(self) -> list[str]:
+        if self.place not in PLACES:
+            raise QuestionError(f"scans cannot be brought together by '{self.place}': choose {', '.join(PLACES)}")
+        return [*PLACES[self.place], *(["--ledger"] if self.ledger else [])]
 
 
 def sphere_target(centre_ras_mm: Sequence[float], radius_mm: float) -> str:

@@ -26,11 +26,13 @@ class ShownScene:
         base: volume.
         maps: volumes by the map's name.
         clusters: segmentations by the map's name.
+        trajectory: sequence of the states from scan to image, with a browser; None where the study has none.
     """
 
     base: Any
     maps: dict[str, Any]
     clusters: dict[str, Any]
+    trajectory: Any
 
 
 def show_study(study: Study, mrml: Any) -> dict[str, ShownScene]:
@@ -133,7 +135,8 @@ def _show_scene(scene: Scene, mrml: Any, added: list[Any]) -> ShownScene:
         maps[overlay.name] = _load_map(mrml, overlay, scene, tables, added)
         if overlay.clusters is not None:
             clusters[overlay.name] = _load_clusters(mrml, overlay, added)
-    return ShownScene(base, maps, clusters)
+    trajectory = None if scene.trajectory is None else _load_trajectory(mrml, scene.trajectory, scene.name, added)
+    return ShownScene(base, maps, clusters, trajectory)
 
 
 def _load_map(mrml: Any, overlay: Overlay, scene: Scene, tables: dict[str, Any], added: list[Any]) -> Any:
@@ -172,6 +175,14 @@ def _load_clusters(mrml: Any, overlay: Overlay, added: list[Any]) -> Any:
     _read(mrml, node, "vtkMRMLSegmentationStorageNode", Path(str(overlay.clusters)), added)
     node.CreateDefaultDisplayNodes()
     added.append(node.GetDisplayNode())
+    return node
+
+
+def _load_trajectory(mrml: Any, path: Path, name: str, added: list[Any]) -> Any:
+    node = _add(mrml, "vtkMRMLSequenceNode", f"{name}: trajectory", added)
+    _read(mrml, node, "vtkMRMLVolumeSequenceStorageNode", path, added)
+    browser = _add(mrml, "vtkMRMLSequenceBrowserNode", f"{name}: trajectory browser", added)
+    browser.SetAndObserveMasterSequenceNodeID(node.GetID())
     return node
 
 

@@ -46,6 +46,7 @@ class Scene:
         unit: of its values.
         overlays: the maps.
         colours: colour tables by name.
+        trajectory: sequence file of the states from scan to image; None where none were kept.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Scene:
     unit: str
     overlays: tuple[Overlay, ...]
     colours: dict[str, Path]
+    trajectory: Path | None
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,11 @@ def _scene(folder: Path) -> Scene:
     sidecars = [path for path in sorted(folder.glob("*.json")) if path.name != "base.json"]
     colours = {path.stem: path for path in sorted(folder.glob("*.txt"))}
     unit = str(about.get("Unit", ""))
-    return Scene(folder.name, folder / "base.nii.gz", unit, tuple(map(_overlay, sidecars)), colours)
+    states = folder / "trajectory.seq.nrrd"
+    return Scene(
+        folder.name, folder / "base.nii.gz", unit, tuple(map(_overlay, sidecars)), colours,
+        states if states.is_file() else None,
+    )  # fmt: skip
 
 
 def _overlay(sidecar: Path) -> Overlay:

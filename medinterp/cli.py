@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from medinterp import __version__
+from medinterp.cli_bench import bench
 from medinterp.cli_errors import readable_errors
 from medinterp.cli_options import (
     Computing,
@@ -244,6 +245,7 @@ def demo(
 
 app.command()(with_option_groups(send))
 app.command()(with_option_groups(fetch))
+app.add_typer(bench, name="bench")
 
 
 class _EchoHandler(logging.Handler):

@@ -14,6 +14,8 @@ FOREGROUND_SHARE = 0.1
 """Foreground is where the clean image exceeds this share of its maximum."""
 SSIM_WIDTH_VOXELS = 1.5
 """Standard deviation of SSIM's Gaussian window."""
+SSIM_RADIUS = 5
+"""Voxels from its middle to its end: 3.5 standard deviations."""
 
 
 def foreground_mask(clean: Image3D, *, share: float = FOREGROUND_SHARE) -> Mask3D:
@@ -61,7 +63,9 @@ def psnr(image: Image3D, clean: Image3D, mask: Mask3D | None = None, *, peak: fl
     return float("inf") if error == 0 else float(20 * np.log10(level / error))
 
 
-def ssim(image: Image3D, clean: Image3D, mask: Mask3D | None = None, *, peak: float | None = None) -> float:
+def ssim(
+    image: Image3D, clean: Image3D, mask: Mask3D | None = None, *, peak: float | None = None, radius: int = SSIM_RADIUS
+) -> float:
     """Return the mean structural similarity over the mask, with a 3D Gaussian window of 1.5 voxels.
 
     The map is computed on the whole image and averaged over the mask; K1 = 0.01, K2 = 0.03, population statistics.
@@ -71,6 +75,7 @@ def ssim(image: Image3D, clean: Image3D, mask: Mask3D | None = None, *, peak: fl
         clean: truth.
         mask: voxels that count.
         peak: the signal's range; the clean image's maximum when not given.
+        radius: voxels where the window is cut off.
 
     Raises:
         InputError: the shapes differ, or the peak is not positive.
@@ -83,13 +88,13 @@ def ssim(image: Image3D, clean: Image3D, mask: Mask3D | None = None, *, peak: fl
     if level <= 0:
         raise InputError(f"a peak of {level:g}: expected a positive number; for CT give the window's width in HU")
     _difference(image, clean)
-    similarity = _ssim_map(image.astype(np.float64), clean.astype(np.float64), level)
+    similarity = _ssim_map(image.astype(np.float64), clean.astype(np.float64), level, radius)
     return float(similarity[_checked(mask, similarity)].mean())
 
 
-def _ssim_map(a: NDArray[np.float64], b: NDArray[np.float64], level: float) -> NDArray[np.float64]:
+def _ssim_map(a: NDArray[np.float64], b: NDArray[np.float64], level: float, radius: int) -> NDArray[np.float64]:
     def local_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        result: NDArray[np.float64] = ndimage.gaussian_filter(values, SSIM_WIDTH_VOXELS, truncate=3.5)
+        result: NDArray[np.float64] = ndimage.gaussian_filter(values, SSIM_WIDTH_VOXELS, radius=radius)
         return result
 
     mean_a, mean_b = local_mean(a), local_mean(b)
